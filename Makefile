@@ -1,0 +1,43 @@
+# phalanx. `make demo` and `make test` set up all they need, in .venv* and target/ only.
+.DEFAULT_GOAL := help
+.PHONY: help build demo test check bench clean setup
+
+PYTHON := .venv/bin/python
+
+# What the caller's shell had activated is none of our business.
+unexport PYTHONHOME PYTHONPATH CONDA_PREFIX
+export VIRTUAL_ENV := $(CURDIR)/.venv
+export PYO3_PYTHON := $(CURDIR)/$(PYTHON)
+
+help: ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup:
+	@python=$$(tools/pythons.sh | tail -n 1 | cut -f 3); \
+	test -n "$$python" || { echo 'no CPython >= 3.11 with venv found' >&2; exit 1; }; \
+	tools/venv.sh .venv "$$python" dev
+
+build: setup ## the extension, in release, into .venv (editable)
+	.venv/bin/maturin develop --release --quiet
+
+demo: build ## the programs of the README and a real job, in Python and in Rust
+	$(PYTHON) tools/demo.py
+
+test: build ## every test: Rust, loom, pytest on every CPython, CPython's own suite
+	$(PYTHON) tools/test.py
+
+check: build ## formatting, lints, types and stubs
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	$(PYTHON) -m mypy.stubtest phalanx._phalanx
+
+bench: build ## phalanx against multiprocessing, as a table
+	$(PYTHON) benches/python/bench.py
+
+clean: ## remove everything that was made here
+	rm -rf .venv .venv-* target dist python/phalanx/*.so
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	find python tests tools benches examples -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,360 @@
+//! The results of one `apply` or `map`.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use phalanx::pool::{Chunks, Core, Errand, Group, Next, Outcome, Until};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::errors::{raise, timeout_error};
+use crate::function::{Function, shape};
+use crate::outcome::value;
+use crate::wait::interruptible;
+
+/// The results of one call, which several threads may wait for.
+#[pyclass(frozen, name = "AsyncResult", module = "phalanx.pool")]
+pub struct Handle {
+    core: Arc<Core>,
+    /// The pool, which must not be collected while its results are awaited.
+    _pool: Py<PyAny>,
+    callbacks: Option<Callbacks>,
+    group: Arc<Group>,
+    function: Function,
+    state: Mutex<State>,
+}
+
+/// What is called before anybody else sees the end.
+struct Callbacks {
+    token: u64,
+    on_result: Option<Py<PyAny>>,
+    on_error: Option<Py<PyAny>>,
+    called: Mutex<bool>,
+    changed: Condvar,
+}
+
+/// What belongs to a call, apart from the function and its arguments: the pool, and the token,
+/// the callback and the error callback if there are any.
+pub type Extras = (Py<PyAny>, Option<(u64, Option<Py<PyAny>>, Option<Py<PyAny>>)>);
+
+struct State {
+    /// Where each piece begins in the list of results; `None`: the one result is no list.
+    pieces: Option<Vec<usize>>,
+    results: Option<Py<PyList>>,
+    /// Pieces whose results are in their place.
+    placed: usize,
+    /// How the call ended, once that is known.
+    end: Option<Result<Py<PyAny>, PyErr>>,
+    /// What was raised first, told when all have ended.
+    raised: Option<PyErr>,
+}
+
+impl Handle {
+    fn new(
+        core: Arc<Core>,
+        group: Group,
+        function: Function,
+        pieces: Option<Vec<usize>>,
+        (pool, callbacks): Extras,
+    ) -> Self {
+        let state = State { pieces, results: None, placed: 0, end: None, raised: None };
+        let callbacks = callbacks.map(|(token, on_result, on_error)| {
+            Callbacks { token, on_result, on_error, called: Mutex::new(false), changed: Condvar::new() }
+        });
+        let state = Mutex::new(state);
+        Self { core, _pool: pool, callbacks, group: Arc::new(group), function, state }
+    }
+
+    /// Submits one call.
+    pub fn apply(
+        py: Python<'_>,
+        core: Arc<Core>,
+        function: Function,
+        kind: u8,
+        payload: &Bound<'_, PyAny>,
+        extras: Extras,
+    ) -> PyResult<Self> {
+        let task = function.task(py, kind, payload, "args")?;
+        let handle = Self::new(core, Group::in_order(), function, None, extras);
+        handle.group.expect(1);
+        handle.core.submit(&handle.group, 0, task).map_err(|e| raise(py, &e))?;
+        Ok(handle)
+    }
+
+    /// Submits a call for each item of a sequence (it can be sliced).
+    ///
+    /// With `chunk` items a piece, or as many as is best: with `wait` the pieces are measured,
+    /// and cut while the first are being run.
+    pub fn map(
+        py: Python<'_>,
+        core: Arc<Core>,
+        function: Function,
+        items: &Bound<'_, PyAny>,
+        chunk: Option<usize>,
+        star: bool,
+        wait: bool,
+        extras: Extras,
+    ) -> PyResult<Self> {
+        let len = items.len()?;
+        let results = PyList::new(py, [py.None()])?.as_sequence().repeat(len)?.cast_into::<PyList>()?;
+        let handle = Self::new(core, Group::as_completed(), function, Some(Vec::new()), extras);
+        handle.state().results = Some(results.unbind());
+        let mut next = 0;
+        // Closed or broken is told even if there is nothing to submit.
+        let hold = handle.core.hold().map_err(|e| raise(py, &e))?;
+        let mut send = |index: usize, size: usize| -> PyResult<()> {
+            let (task, start) = (handle.piece(py, items, next, size, star)?, next);
+            if let Some(pieces) = &mut handle.state().pieces {
+                pieces.push(start);
+            }
+            next += size;
+            hold.submit(&handle.group, index as u64, task).map_err(|e| raise(py, &e))
+        };
+        let workers = handle.core.seats().map_err(|e| raise(py, &e))?;
+        let mut count = 0;
+        if let (None, true) = (chunk, wait) {
+            let mut chunks = Chunks::new(len, workers);
+            while chunks.left() > 0 {
+                let (done, spent) = handle.group.arrived();
+                if count - done as usize >= chunks.ahead() {
+                    if !handle.place_next(py, None)? || handle.ended(py).is_some() {
+                        break;
+                    }
+                    continue;
+                }
+                let items = handle.items_in(done as usize);
+                let size = chunks.next((items > 0).then(|| spent / items as u32));
+                send(count, size)?;
+                count += 1;
+            }
+        } else {
+            let size = chunk.unwrap_or_else(|| Chunks::blind(len, workers));
+            for start in (0..len).step_by(size) {
+                send(count, size.min(len - start))?;
+                count += 1;
+            }
+        }
+        handle.group.expect(count as u64);
+        Ok(handle)
+    }
+
+    fn piece(
+        &self,
+        py: Python<'_>,
+        items: &Bound<'_, PyAny>,
+        start: usize,
+        size: usize,
+        star: bool,
+    ) -> PyResult<phalanx::pool::Task> {
+        let what = format!("iterable[{start}]");
+        if size == 1 {
+            let kind = if star { shape::ARGS } else { shape::ONE };
+            return self.function.task(py, kind, &items.get_item(start)?, &what);
+        }
+        let kind = if star { shape::STAR } else { shape::EACH };
+        let slice = pyo3::types::PySlice::new(py, start as isize, (start + size) as isize, 1);
+        let what = format!("iterable[{start}:{}]", start + size);
+        self.function.task(py, kind, &items.get_item(slice)?, &what)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many items the first `pieces` pieces have: about as many as are done.
+    fn items_in(&self, pieces: usize) -> usize {
+        let state = self.state();
+        let starts = state.pieces.as_deref().unwrap_or_default();
+        starts.get(pieces).or(starts.last()).copied().unwrap_or(0)
+    }
+
+    fn ended<'py>(&self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyAny>>> {
+        let state = self.state();
+        Some(match state.end.as_ref()? {
+            Ok(value) => Ok(value.bind(py).clone()),
+            Err(error) => Err(error.clone_ref(py)),
+        })
+    }
+
+    /// Puts the next outcome in its place, waiting for it. False: `timeout` seconds have passed.
+    fn place_next(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let outcome = interruptible(py, timeout, |slice| {
+            Ok(match self.group.next() {
+                Next::Outcome(index, outcome) => Some(Some((index, outcome))),
+                Next::End => {
+                    // Another thread is placing the last ones.
+                    std::thread::sleep(Duration::from_millis(1));
+                    Some(None)
+                }
+                Next::Pending => {
+                    self.core.wait(&self.group, Until::Next, Some(slice))?;
+                    None
+                }
+            })
+        })?;
+        match outcome {
+            None => return Ok(false),
+            Some(None) => {}
+            Some(Some((index, outcome))) => self.place(py, index as usize, &outcome)?,
+        }
+        Ok(true)
+    }
+
+    fn place(&self, py: Python<'_>, index: usize, outcome: &Outcome) -> PyResult<()> {
+        // Unpickling runs anybody's code: no lock is held.
+        let result = value(py, outcome, &self.function);
+        let mut state = self.state();
+        state.placed += 1;
+        let State { pieces, results, placed, end, raised } = &mut *state;
+        let Some((pieces, results)) = pieces.as_ref().zip(results.as_ref()) else {
+            *end = Some(result.map(Bound::unbind));
+            return Ok(());
+        };
+        let results = results.bind(py);
+        let complete = self.group.is_done() && *placed == pieces.len();
+        match result {
+            // All that is after the first failure is not asked for any more.
+            Ok(_) if raised.is_some() => {}
+            Ok(part) => {
+                let start = pieces[index];
+                let stop = pieces.get(index + 1).copied().unwrap_or(results.len());
+                match stop - start {
+                    1 => results.set_item(start, part)?,
+                    _ => results.set_slice(start, stop, &part)?,
+                }
+            }
+            Err(error) if matches!(outcome, Outcome::Lost(_) | Outcome::Broken(_)) => {
+                *end = Some(Err(error));
+                return Ok(());
+            }
+            Err(error) => *raised = raised.take().or(Some(error)),
+        }
+        if complete && end.is_none() {
+            *end = Some(match raised.take() {
+                Some(error) => Err(error),
+                None => Ok(results.clone().into_any().unbind()),
+            });
+        }
+        Ok(())
+    }
+
+    /// Waits for the end. `None`: `timeout` seconds have passed.
+    pub fn wait_end<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let began = std::time::Instant::now();
+        loop {
+            if let Some(end) = self.ended(py) {
+                return end.map(Some);
+            }
+            if self.is_empty() {
+                let results = self.state().results.as_ref().map(|list| list.clone_ref(py).into_any());
+                self.state().end = results.map(Ok);
+                continue;
+            }
+            let left = timeout.map(|timeout| timeout - began.elapsed().as_secs_f64());
+            if !self.place_next(py, left)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.state().pieces.as_ref().is_some_and(Vec::is_empty)
+    }
+}
+
+impl Handle {
+    /// Has everything happened, callbacks included?
+    fn is_over(&self) -> bool {
+        self.group.is_done() && self.callbacks.as_ref().is_none_or(Callbacks::were_called)
+    }
+
+    /// Waits for everything. False: `timeout` seconds have passed.
+    fn wait_over(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        let over = interruptible(py, timeout, |slice| {
+            if !self.group.is_done() && !self.core.wait(&self.group, Until::Done, Some(slice))? {
+                return Ok(None);
+            }
+            Ok(self.callbacks.as_ref().is_none_or(|it| it.wait(slice)).then_some(()))
+        })?;
+        Ok(over.is_some())
+    }
+}
+
+impl Callbacks {
+    fn called(&self) -> MutexGuard<'_, bool> {
+        self.called.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn were_called(&self) -> bool {
+        *self.called()
+    }
+
+    fn wait(&self, deadline: Instant) -> bool {
+        let mut called = self.called();
+        while !*called {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            called = self.changed.wait_timeout(called, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+}
+
+#[pymethods]
+impl Handle {
+    /// Waits until the call has ended, or one of its tasks is lost, or `timeout` seconds have passed.
+    #[pyo3(signature = (timeout=None))]
+    fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
+        self.wait_over(py, timeout).map(drop)
+    }
+
+    /// Has the call ended?
+    fn ready(&self) -> bool {
+        self.is_over()
+    }
+
+    /// Did it end without an exception?
+    fn successful(slf: &Bound<'_, Self>) -> PyResult<bool> {
+        if !slf.get().ready() {
+            return Err(PyValueError::new_err(format!("{} not ready", slf.repr()?)));
+        }
+        Ok(slf.get().wait_end(slf.py(), None).is_ok())
+    }
+
+    /// What the call returned; what it raised is raised here.
+    #[pyo3(signature = (timeout=None))]
+    fn get<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+        if self.callbacks.is_some() && !self.wait_over(py, timeout)? {
+            return Err(timeout_error(py));
+        }
+        self.wait_end(py, timeout)?.ok_or_else(|| timeout_error(py))
+    }
+
+    /// Sees to it that the end becomes an errand of the pool, if there is a callback.
+    fn announce(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(Callbacks { token, .. }) = self.callbacks else { return Ok(()) };
+        if !self.group.announce(token) {
+            self.core.post(Errand::Done(token)).map_err(|e| raise(py, &e))?;
+        }
+        Ok(())
+    }
+
+    /// Calls the callback that fits the end. For the thread that runs the pool's errands.
+    fn call_back(&self, py: Python<'_>) -> PyResult<()> {
+        let Some(callbacks) = &self.callbacks else { return Ok(()) };
+        let called = match self.wait_end(py, None) {
+            Ok(value) => callbacks.on_result.as_ref().map(|call| call.call1(py, (value,))),
+            Err(error) => callbacks.on_error.as_ref().map(|call| call.call1(py, (error.value(py),))),
+        };
+        *callbacks.called() = true;
+        callbacks.changed.notify_all();
+        called.transpose().map(drop)
+    }
+}

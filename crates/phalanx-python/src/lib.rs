@@ -1,0 +1,23 @@
+//! The extension module `phalanx._phalanx`: parse, detach, call, map the error. No decisions.
+
+#![forbid(unsafe_code)]
+
+mod errors;
+mod function;
+mod handle;
+mod outcome;
+mod pickle;
+mod pool;
+mod process;
+mod stream;
+mod wait;
+mod worker;
+
+use pyo3::prelude::*;
+
+/// The engine, as Python sees it.
+#[pymodule]
+fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    process::register(m)?;
+    pool::register(m)
+}

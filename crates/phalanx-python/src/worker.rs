@@ -1,0 +1,152 @@
+//! The worker's loop: take a task, unpickle, call, pickle, send.
+
+use std::os::fd::RawFd;
+use std::time::{Duration, Instant};
+
+use phalanx::pool::{Duty, Worker as Engine};
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+
+use crate::errors::raise;
+use crate::function::shape;
+use crate::pickle::{carry, dumps, loads};
+
+/// A signal that arrives just before a worker sleeps is seen after so long at the latest.
+const SLICE: Duration = Duration::from_secs(1);
+
+/// A worker of a pool, in its own process.
+#[pyclass(unsendable, module = "phalanx._phalanx")]
+pub struct Worker {
+    engine: Engine,
+    /// What tasks call, by the slot of its id; an error if it could not be unpickled.
+    functions: Vec<Option<(u64, PyResult<Py<PyAny>>)>>,
+}
+
+#[pymethods]
+impl Worker {
+    /// Takes a seat. The descriptors become the worker's own.
+    #[new]
+    fn new(
+        py: Python<'_>,
+        memory: RawFd,
+        event: RawFd,
+        lifeline: RawFd,
+        seat: usize,
+    ) -> PyResult<Self> {
+        let engine = Engine::sit(memory, event, lifeline, seat).map_err(|e| raise(py, &e))?;
+        Ok(Self { engine, functions: (0..Engine::CODES).map(|_| None).collect() })
+    }
+
+    /// Says that this worker cannot be readied.
+    fn unfit(&mut self, message: &str, traceback: &str) {
+        self.engine.unfit(message, traceback);
+    }
+
+    /// Runs tasks until the pool says to leave, or `maxtasks` of them have been run.
+    #[pyo3(signature = (maxtasks=None))]
+    fn serve(&mut self, py: Python<'_>, maxtasks: Option<u64>) -> PyResult<()> {
+        self.engine.ready(maxtasks);
+        loop {
+            match self.engine.next().map_err(|e| raise(py, &e))? {
+                Duty::Define(id, bytes) => {
+                    let function = loads(py, &bytes).map(Bound::unbind);
+                    self.functions[(id % Engine::CODES as u64) as usize] = Some((id, function));
+                }
+                Duty::Run(code, shape, payload) => {
+                    let (returned, bytes) = self.run(py, code, shape, &payload);
+                    self.engine.finish(returned, &bytes);
+                }
+                Duty::Idle => {
+                    let engine = &self.engine;
+                    let slice = Instant::now() + SLICE;
+                    py.detach(|| engine.sleep(Some(slice)));
+                    py.check_signals()?;
+                }
+                Duty::Leave => return Ok(()),
+            }
+        }
+    }
+}
+
+impl Worker {
+    /// Runs a task: true and the pickle of its result, or false and the envelope of its error.
+    fn run(&self, py: Python<'_>, code: u64, kind: u8, payload: &[u8]) -> (bool, Vec<u8>) {
+        let by_value = kind & shape::BY_VALUE != 0;
+        let result = match self.call(py, code, kind, payload) {
+            Ok(result) => result,
+            Err(error) => return (false, describe(py, &error, by_value)),
+        };
+        match dumps(py, &result) {
+            Ok(bytes) => (true, bytes),
+            Err(error) => {
+                let again = by_value
+                    .then(|| carry(py, "dumps_by_value", (&result, "the result")).ok())
+                    .flatten()
+                    .and_then(|bytes| Some(bytes.cast::<PyBytes>().ok()?.as_bytes().to_vec()));
+                if let Some(bytes) = again {
+                    return (true, bytes);
+                }
+                let envelope = carry(py, "describe_result", (error.value(py), result));
+                (false, envelope_bytes(py, envelope))
+            }
+        }
+    }
+
+    fn call<'py>(&self, py: Python<'py>, code: u64, kind: u8, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+        let mut payload = loads(py, payload)?;
+        let function = if kind & shape::WITH_FUNCTION != 0 {
+            let (function, rest) = payload.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
+            payload = rest;
+            function
+        } else {
+            match &self.functions[(code % Engine::CODES as u64) as usize] {
+                Some((id, function)) if *id == code => match function {
+                    Ok(function) => function.bind(py).clone(),
+                    Err(error) => return Err(error.clone_ref(py)),
+                },
+                _ => return Err(PyRuntimeError::new_err("a task came before its function")),
+            }
+        };
+        let sequence = |args: &Bound<'py, PyAny>| match args.cast::<PyTuple>() {
+            Ok(args) => Ok(args.clone()),
+            Err(_) => PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?),
+        };
+        match kind & 0x3f {
+            shape::ONE => function.call1((payload,)),
+            shape::ARGS => function.call1(sequence(&payload)?),
+            shape::CALL => {
+                let (args, kwargs) = payload.extract::<(Bound<'py, PyTuple>, Bound<'py, PyDict>)>()?;
+                function.call(args, Some(&kwargs))
+            }
+            shape::EACH => {
+                let results = PyList::empty(py);
+                for item in payload.try_iter()? {
+                    results.append(function.call1((item?,))?)?;
+                }
+                Ok(results.into_any())
+            }
+            _ => {
+                let results = PyList::empty(py);
+                for args in payload.try_iter()? {
+                    results.append(function.call1(sequence(&args?)?)?)?;
+                }
+                Ok(results.into_any())
+            }
+        }
+    }
+}
+
+fn describe(py: Python<'_>, error: &PyErr, by_value: bool) -> Vec<u8> {
+    envelope_bytes(py, carry(py, "describe", (error.value(py), by_value)))
+}
+
+/// The bytes of an envelope; if even that failed, of one that says so.
+fn envelope_bytes(py: Python<'_>, envelope: PyResult<Bound<'_, PyAny>>) -> Vec<u8> {
+    let bytes = envelope.and_then(|envelope| Ok(envelope.extract::<Vec<u8>>()?));
+    bytes.unwrap_or_else(|error| {
+        let text = error.to_string();
+        let plain = (py.None(), "RuntimeError", "an exception could not be described", text);
+        plain.into_pyobject(py).and_then(|plain| dumps(py, plain.as_any())).unwrap_or_default()
+    })
+}

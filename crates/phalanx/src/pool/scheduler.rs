@@ -1,0 +1,295 @@
+//! Which worker gets which task: a pure state machine.
+//!
+//! Events come in as calls, [`Command`]s go out through [`next`](Scheduler::next), and the clock
+//! is an argument; so a test plays ten thousand workers without starting one.
+//!
+//! - Tasks wait in the *backlog* in the order of their submission. An idle worker gets the next
+//!   one at once; a busy one gets some in advance, as many as its *credit* allows: about
+//!   [`HORIZON`] of work by the measured pace, so many small tasks and one long one.
+//! - When the backlog is empty and a worker has nothing to do, tasks that lie behind others in
+//!   another worker's queue are *revoked* and given to it. So a long task delays nobody.
+//! - When a worker dies, what it had not begun goes back to the front of the backlog.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// Names a task for as long as it is known here.
+pub(crate) type TaskId = u64;
+
+/// A worker gets about so much work in advance.
+const HORIZON: Duration = Duration::from_millis(1);
+/// Tasks in advance at the most; below the number of claims of a seat.
+const MOST: usize = 512;
+/// Tasks shorter than this are not revoked at once: the worker that has them is done with them
+/// sooner than another would get them.
+const WORTH_REVOKING: Duration = Duration::from_micros(20);
+/// When tasks are short, a worker that stays behind for so long is helped all the same.
+const PATIENCE: Duration = Duration::from_millis(1);
+
+/// What the scheduler asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Command {
+    Send {
+        worker: usize,
+        task: TaskId,
+    },
+    /// Take the task back if the worker has not begun it, and say so with
+    /// [`revoked`](Scheduler::revoked); if it has, nothing is to be said.
+    Revoke {
+        worker: usize,
+        task: TaskId,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Worker {
+    /// It is there and takes tasks.
+    here: bool,
+    /// Tasks that it may still be sent before it leaves; `None` is any number.
+    life: Option<u64>,
+    /// What it has been sent and has not finished, in order.
+    queue: VecDeque<TaskId>,
+    /// It stands in `hungry`.
+    hungry: bool,
+    /// It stands in `idle`.
+    idle: bool,
+}
+
+impl Worker {
+    fn takes(&self, credit: usize) -> bool {
+        self.here && self.life != Some(0) && self.queue.len() < credit
+    }
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(crate) struct Scheduler {
+    backlog: VecDeque<TaskId>,
+    workers: Vec<Worker>,
+    /// Workers with an empty queue; the last one was busy last, its caches are warm.
+    idle: Vec<usize>,
+    /// Workers with fewer tasks than their credit; served in turn.
+    hungry: VecDeque<usize>,
+    /// Tasks in the backlog and the queues.
+    outstanding: usize,
+    /// Tasks that lie behind another in a queue.
+    behind: usize,
+    /// How long a task takes: a moving average.
+    pace: Option<Duration>,
+    commands: VecDeque<Command>,
+    /// When to look at stragglers.
+    alarm: Option<Instant>,
+    /// Where to look for the next straggler.
+    cursor: usize,
+}
+
+impl Scheduler {
+    pub(crate) fn new(workers: usize) -> Self {
+        Self { workers: (0..workers).map(|_| Worker::default()).collect(), ..Self::default() }
+    }
+
+    /// The next thing to do; `None` when all is done until the next event.
+    pub(crate) fn next(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// When [`wake`](Self::wake) wants to be called, if at all.
+    pub(crate) fn alarm(&self) -> Option<Instant> {
+        self.alarm
+    }
+
+    /// Tasks that have not ended.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.outstanding
+    }
+
+    /// How long a task takes, as measured; `None` before the first has ended.
+    pub(crate) fn pace(&self) -> Option<Duration> {
+        self.pace
+    }
+
+    /// A task to be run.
+    pub(crate) fn submit(&mut self, task: TaskId) {
+        self.outstanding += 1;
+        self.backlog.push_back(task);
+        self.deal();
+    }
+
+    /// A worker has come; it leaves of its own after `life` tasks.
+    pub(crate) fn arrived(&mut self, worker: usize, life: Option<u64>, now: Instant) {
+        let it = &mut self.workers[worker];
+        debug_assert!(it.queue.is_empty());
+        (it.here, it.life) = (true, life);
+        self.rest(worker, now);
+    }
+
+    /// A worker has finished a task that it was sent.
+    pub(crate) fn finished(&mut self, worker: usize, task: TaskId, took: Duration, now: Instant) {
+        if !self.remove(worker, task) {
+            return;
+        }
+        self.outstanding -= 1;
+        self.pace = Some(self.pace.map_or(took, |pace| (pace * 7 + took) / 8));
+        self.rest(worker, now);
+    }
+
+    /// A task has been taken back from a worker, as a command asked.
+    pub(crate) fn revoked(&mut self, worker: usize, task: TaskId, now: Instant) {
+        if self.remove(worker, task) {
+            if let Some(life) = &mut self.workers[worker].life {
+                *life += 1;
+            }
+            self.backlog.push_front(task);
+            self.deal();
+            self.help(now);
+        }
+    }
+
+    /// A worker is gone. Of what it was sent, `lost` will never end; the rest runs elsewhere.
+    pub(crate) fn died(&mut self, worker: usize, lost: &[TaskId], now: Instant) {
+        let it = &mut self.workers[worker];
+        it.here = false;
+        let queue = std::mem::take(&mut it.queue);
+        self.behind -= queue.len().saturating_sub(1);
+        for &task in queue.iter().rev() {
+            if lost.contains(&task) {
+                self.outstanding -= 1;
+            } else {
+                self.backlog.push_front(task);
+            }
+        }
+        self.deal();
+        self.help(now);
+    }
+
+    /// The alarm has rung.
+    pub(crate) fn wake(&mut self, now: Instant) {
+        if self.alarm.is_some_and(|alarm| alarm <= now) {
+            self.alarm = None;
+            self.revoke_for_the_idle();
+            self.help(now);
+        }
+    }
+
+    /// Everything that has not ended, which is forgotten here.
+    pub(crate) fn abandon(&mut self) -> Vec<TaskId> {
+        let mut tasks: Vec<_> = self.backlog.drain(..).collect();
+        for worker in &mut self.workers {
+            tasks.extend(worker.queue.drain(..));
+        }
+        (self.outstanding, self.behind, self.alarm) = (0, 0, None);
+        self.commands.clear();
+        tasks
+    }
+
+    fn credit(&self) -> usize {
+        let pace = self.pace.map_or(HORIZON, |pace| pace.max(Duration::from_nanos(1)));
+        ((HORIZON.as_nanos() / pace.as_nanos()) as usize).clamp(2, MOST)
+    }
+
+    fn remove(&mut self, worker: usize, task: TaskId) -> bool {
+        let queue = &mut self.workers[worker].queue;
+        let Some(at) = queue.iter().position(|&queued| queued == task) else { return false };
+        queue.remove(at);
+        self.behind -= usize::from(!queue.is_empty());
+        true
+    }
+
+    /// A worker has room: it waits for tasks in the place that its queue tells.
+    fn rest(&mut self, worker: usize, now: Instant) {
+        let credit = self.credit();
+        let it = &mut self.workers[worker];
+        if it.queue.is_empty() {
+            if !std::mem::replace(&mut it.idle, true) {
+                self.idle.push(worker);
+            }
+        // Half a credit at a time, so that a burst of small tasks is one visit.
+        } else if it.queue.len() * 2 <= credit && !std::mem::replace(&mut it.hungry, true) {
+            self.hungry.push_back(worker);
+        }
+        self.deal();
+        self.help(now);
+    }
+
+    /// Gives the backlog to workers that have room.
+    fn deal(&mut self) {
+        while !self.backlog.is_empty() {
+            let Some(worker) = self.taker() else { return };
+            let task = self.backlog.pop_front().expect("looked above");
+            let it = &mut self.workers[worker];
+            it.life = it.life.map(|life| life - 1);
+            self.behind += usize::from(!it.queue.is_empty());
+            it.queue.push_back(task);
+            if !std::mem::replace(&mut it.hungry, true) {
+                self.hungry.push_back(worker);
+            }
+            self.commands.push_back(Command::Send { worker, task });
+        }
+    }
+
+    /// A worker that takes another task: an idle one before the others, those in turn.
+    fn taker(&mut self) -> Option<usize> {
+        while let Some(worker) = self.idle.pop() {
+            let it = &mut self.workers[worker];
+            it.idle = false;
+            if it.queue.is_empty() && it.takes(1) {
+                return Some(worker);
+            }
+        }
+        let credit = self.credit();
+        while let Some(worker) = self.hungry.pop_front() {
+            let it = &mut self.workers[worker];
+            it.hungry = false;
+            if it.takes(credit) {
+                return Some(worker);
+            }
+        }
+        None
+    }
+
+    /// Sees to it that no worker idles while tasks wait behind others.
+    fn help(&mut self, now: Instant) {
+        if !self.backlog.is_empty() || self.behind == 0 || self.idle.is_empty() {
+            return;
+        }
+        if self.pace.is_none_or(|pace| pace >= WORTH_REVOKING) {
+            self.revoke_for_the_idle();
+        }
+        if self.behind > 0 && self.alarm.is_none() {
+            self.alarm = Some(now + PATIENCE);
+        }
+    }
+
+    fn revoke_for_the_idle(&mut self) {
+        if !self.backlog.is_empty() || self.behind == 0 {
+            return;
+        }
+        let idle = std::mem::take(&mut self.idle);
+        let (idle, gone): (Vec<_>, Vec<_>) = idle.into_iter().partition(|&worker| {
+            let it = &self.workers[worker];
+            it.queue.is_empty() && it.takes(1)
+        });
+        gone.into_iter().for_each(|worker| self.workers[worker].idle = false);
+        // What each straggler has behind its first task is shared with those who have nothing.
+        let mut wanted = idle.len();
+        self.idle = idle;
+        for _ in 0..self.workers.len() {
+            if wanted == 0 {
+                return;
+            }
+            self.cursor = (self.cursor + 1) % self.workers.len();
+            let queue = &self.workers[self.cursor].queue;
+            let worker = self.cursor;
+            let spare = queue.len().saturating_sub(1).div_ceil(2);
+            let last = queue.len();
+            for at in (last - spare..last).rev() {
+                let task = self.workers[worker].queue[at];
+                self.commands.push_back(Command::Revoke { worker, task });
+            }
+            wanted = wanted.saturating_sub(spare);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

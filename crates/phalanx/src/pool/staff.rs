@@ -1,0 +1,259 @@
+//! A worker as its owner sees it: the seat, the two rings, what was sent and has not come back.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::task::{Code, MORE, to_worker};
+use crate::error::Result;
+use crate::process::Child;
+use crate::shm::{Consumer, Head, Order, Producer, Seat, SeatInbox, SeatOutbox};
+use crate::sys::ForkClosed;
+
+/// A process in a seat.
+#[derive(Debug)]
+pub(crate) struct Staff {
+    pub(crate) child: Arc<Child>,
+    /// Its end kills the worker.
+    _lifeline: ForkClosed,
+    /// It has said that it is ready.
+    pub(crate) ready: bool,
+    /// Which process in this seat it is: a late event of an earlier one is known by it.
+    pub(crate) incarnation: u32,
+}
+
+impl Staff {
+    pub(crate) fn new(child: Arc<Child>, lifeline: ForkClosed, incarnation: u32) -> Self {
+        Self { child, _lifeline: lifeline, ready: false, incarnation }
+    }
+}
+
+/// A task in a worker's inbox, or on the way there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sent {
+    pub(crate) task: u64,
+    claim: u16,
+}
+
+/// A message that has not gone into the inbox, or not all of it.
+#[derive(Debug)]
+struct Late {
+    what: What,
+    /// How many bytes of its body have gone.
+    gone: usize,
+}
+
+#[derive(Clone, Debug)]
+enum What {
+    Define(Arc<Code>),
+    Run(Sent),
+}
+
+/// A message from a worker.
+#[derive(Debug)]
+pub(crate) struct Mail {
+    pub(crate) kind: u8,
+    pub(crate) task: u64,
+    pub(crate) extra: u64,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Mail {
+    pub(crate) fn took(&self) -> Duration {
+        Duration::from_nanos(self.extra)
+    }
+}
+
+/// What is to be sent for a task.
+#[derive(Clone, Copy)]
+pub(crate) struct Freight<'a> {
+    pub(crate) code: Option<&'a Arc<Code>>,
+    pub(crate) shape: u8,
+    pub(crate) payload: &'a [u8],
+}
+
+/// The owner's side of a seat.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    seat: Arc<Seat>,
+    inbox: Producer<SeatInbox>,
+    outbox: Consumer<SeatOutbox>,
+    /// The body of a message whose last frame has not come.
+    partial: Vec<u8>,
+    late: VecDeque<Late>,
+    sent: VecDeque<Sent>,
+    claims: Vec<u16>,
+    /// The ids of the codes that the worker keeps.
+    codes: [u64; Code::SLOTS],
+    /// Frames were pushed since the bell was rung last.
+    unrung: bool,
+    pub(crate) staff: Option<Staff>,
+}
+
+impl Desk {
+    /// A seat that was never used.
+    pub(crate) fn new(seat: Arc<Seat>) -> Self {
+        Self {
+            inbox: Producer::new(SeatInbox(seat.clone())),
+            outbox: Consumer::new(SeatOutbox(seat.clone())),
+            partial: Vec::new(),
+            late: VecDeque::new(),
+            sent: VecDeque::new(),
+            claims: (0..Seat::claims() as u16).rev().collect(),
+            codes: [0; Code::SLOTS],
+            unrung: false,
+            staff: None,
+            seat,
+        }
+    }
+
+    /// Makes the seat as new for the next worker. Nobody sits in it.
+    pub(crate) fn clear(&mut self) {
+        self.seat.clear();
+        *self = Self::new(self.seat.clone());
+    }
+
+    pub(crate) fn has_mail(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Sends a task. What does not fit now goes later, in order, with [`push`](Self::push).
+    pub(crate) fn send(&mut self, task: u64, freight: &Freight<'_>) {
+        let claim = self.claims.pop().expect("the scheduler sends fewer tasks than claims");
+        self.seat.claim(claim).offer(task);
+        let sent = Sent { task, claim };
+        self.sent.push_back(sent);
+        if let Some(code) = freight.code {
+            let kept = &mut self.codes[Code::slot(code.id)];
+            if std::mem::replace(kept, code.id) != code.id {
+                self.late.push_back(Late { what: What::Define(code.clone()), gone: 0 });
+            }
+        }
+        self.late.push_back(Late { what: What::Run(sent), gone: 0 });
+        self.push(|_| Some(*freight));
+    }
+
+    /// Pushes what is late, as far as there is room, and tells whether any of it went. `freight`
+    /// finds what belongs to a task.
+    pub(crate) fn push<'a>(&mut self, freight: impl Fn(u64) -> Option<Freight<'a>>) -> bool {
+        let mut went = false;
+        while let Some(Late { what, gone }) = self.late.front_mut() {
+            let (head, body) = match what {
+                What::Define(code) => {
+                    (Head { kind: to_worker::DEFINE, extra: code.id, ..Head::default() }, &*code.bytes)
+                }
+                // A task that is not known any more was taken back before it went.
+                What::Run(sent) => match freight(sent.task) {
+                    Some(freight) => (
+                        Head {
+                            kind: to_worker::RUN,
+                            flags: freight.shape,
+                            claim: sent.claim,
+                            task: sent.task,
+                            extra: freight.code.map_or(0, |code| code.id),
+                            ..Head::default()
+                        },
+                        freight.payload,
+                    ),
+                    None => (Head::default(), &[][..]),
+                },
+            };
+            if head.kind == 0 {
+                self.late.pop_front();
+                continue;
+            }
+            let largest = self.inbox.largest();
+            loop {
+                let piece = &body[*gone..body.len().min(*gone + largest)];
+                let last = *gone + piece.len() == body.len();
+                let kind = head.kind | if last { 0 } else { MORE };
+                if !self.inbox.push(Head { kind, ..head }, piece) {
+                    // Say that we wait for room, and look again: it may have been made meanwhile.
+                    self.seat.set_waiting();
+                    if !self.inbox.push(Head { kind, ..head }, piece) {
+                        return went;
+                    }
+                }
+                (self.unrung, went) = (true, true);
+                *gone += piece.len();
+                if last {
+                    break;
+                }
+            }
+            self.late.pop_front();
+        }
+        went
+    }
+
+    /// Is there something that did not fit into the inbox?
+    pub(crate) fn is_late(&self) -> bool {
+        !self.late.is_empty()
+    }
+
+    /// Takes a task back, unless the worker has begun it or a part of it has gone.
+    pub(crate) fn revoke(&mut self, task: u64) -> bool {
+        let Some(at) = self.sent.iter().rposition(|sent| sent.task == task) else { return false };
+        let on_the_way = |late: &Late| matches!(&late.what, What::Run(sent) if sent.task == task);
+        let late = self.late.iter().position(on_the_way);
+        if late.is_some_and(|at| self.late[at].gone > 0) {
+            return false;
+        }
+        let sent = self.sent[at];
+        if !self.seat.claim(sent.claim).revoke(task) {
+            return false;
+        }
+        late.map(|at| self.late.remove(at));
+        self.release(at);
+        true
+    }
+
+    /// The task has ended: its claim is free.
+    pub(crate) fn ended(&mut self, task: u64) -> bool {
+        let at = self.sent.iter().position(|sent| sent.task == task);
+        at.map(|at| self.release(at)).is_some()
+    }
+
+    fn release(&mut self, at: usize) {
+        let sent = self.sent.remove(at).expect("a place that was just found");
+        self.claims.push(sent.claim);
+    }
+
+    /// Of a worker that is gone: what it had begun and not finished.
+    pub(crate) fn begun(&self) -> Vec<u64> {
+        let begun = self.sent.iter().filter(|sent| self.seat.claim(sent.claim).is_taken(sent.task));
+        begun.map(|sent| sent.task).collect()
+    }
+
+    /// The next message from the worker, if all of one is there.
+    ///
+    /// # Errors
+    ///
+    /// If it makes no sense.
+    pub(crate) fn read(&mut self) -> Result<Option<Mail>> {
+        loop {
+            let Some(head) = self.outbox.pop(&mut self.partial)? else { return Ok(None) };
+            if head.kind & MORE == 0 {
+                let body = std::mem::take(&mut self.partial);
+                return Ok(Some(Mail { kind: head.kind, task: head.task, extra: head.extra, body }));
+            }
+        }
+    }
+
+    /// After reading: wakes a worker that waits for room in its outbox.
+    pub(crate) fn made_room(&mut self) {
+        self.unrung |= self.seat.take_blocked();
+    }
+
+    pub(crate) fn order(&mut self, order: Order) {
+        self.seat.set_order(order);
+        self.unrung = true;
+    }
+
+    /// Wakes the worker if there is something for it.
+    pub(crate) fn ring(&mut self) {
+        if std::mem::take(&mut self.unrung) {
+            // Workers sleep on the word only.
+            let _ = self.seat.bell().ring_and_wake();
+        }
+    }
+}

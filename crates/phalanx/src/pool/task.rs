@@ -1,0 +1,76 @@
+//! What goes to a worker and what comes back.
+
+use std::sync::Arc;
+
+use crate::error::{Error, WorkerDied};
+
+/// Code that tasks run, as the runner of a worker understands it: sent to each worker once.
+#[derive(Debug)]
+pub struct Code {
+    pub(crate) id: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Code {
+    /// Code for workers to keep. Ids are unique in a process.
+    #[must_use]
+    pub fn new(bytes: Vec<u8>) -> Arc<Self> {
+        use std::sync::atomic::{AtomicU64, Ordering};
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Arc::new(Self { id: NEXT.fetch_add(1, Ordering::Relaxed), bytes })
+    }
+
+    /// Workers keep so many codes; a new one takes the place of the one with the same slot.
+    pub(crate) const SLOTS: usize = 64;
+
+    pub(crate) fn slot(id: u64) -> usize {
+        (id % Self::SLOTS as u64) as usize
+    }
+}
+
+/// A task, before it is submitted.
+#[derive(Debug)]
+pub struct Task {
+    /// The code to run, kept by workers; without one, all is in the payload.
+    pub code: Option<Arc<Code>>,
+    /// How the payload is to be read: known to those who submit and to the runner.
+    pub shape: u8,
+    /// The arguments.
+    pub payload: Vec<u8>,
+}
+
+/// How a task ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// It returned; these are the bytes of its result.
+    Returned(Vec<u8>),
+    /// It failed; these are the bytes that tell how.
+    Failed(Vec<u8>),
+    /// The worker died that was running it.
+    Lost(WorkerDied),
+    /// It was never run, or not to its end, because its pool ended first.
+    Broken(Error),
+}
+
+/// The kinds of frames that an owner sends.
+pub(crate) mod to_worker {
+    /// `extra` is the code's id, the body its bytes.
+    pub(crate) const DEFINE: u8 = 1;
+    /// `extra` is the code's id or 0, `flags` the shape, the body the payload.
+    pub(crate) const RUN: u8 = 2;
+}
+
+/// The kinds of frames that a worker sends.
+pub(crate) mod to_owner {
+    /// The worker is ready. `extra` is the number of tasks after which it leaves, or 0.
+    pub(crate) const READY: u8 = 1;
+    /// `extra` is the time that the task took, in nanoseconds; the body is its result.
+    pub(crate) const RETURNED: u8 = 2;
+    /// As `RETURNED`, but the body tells how it failed.
+    pub(crate) const FAILED: u8 = 3;
+    /// The worker could not be readied; the body tells how.
+    pub(crate) const UNFIT: u8 = 4;
+}
+
+/// Set in `kind`: another frame continues the body.
+pub(crate) const MORE: u8 = 0x80;

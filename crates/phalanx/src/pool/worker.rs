@@ -1,0 +1,197 @@
+//! The worker's side of a seat: take a task, run it, send back how it ended.
+//!
+//! The loop is the user's, because what runs a task is: the Python glue's or the Rust API's.
+//!
+//! | line | what a death after it leaves |
+//! | --- | --- |
+//! | frame popped | the claim says waiting: the task runs elsewhere |
+//! | claim taken | the task is lost, and its caller is told |
+//! | outcome pushed | nothing: the owner reads it |
+
+use std::os::fd::RawFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::task::{MORE, to_owner, to_worker};
+use crate::error::{Error, Result};
+use crate::shm::{
+    Bell, Consumer, Control, Head, Order, Producer, Region, Seat, SeatInbox, SeatOutbox, Sleeper,
+};
+use crate::sys::futex::Woken;
+use crate::sys::socket::duplicate;
+use crate::sys::{Event, die_with_owner};
+
+/// A worker in its own process.
+#[derive(Debug)]
+pub struct Worker {
+    seat: Arc<Seat>,
+    control: Control,
+    event: Event,
+    inbox: Consumer<SeatInbox>,
+    outbox: Producer<SeatOutbox>,
+    /// Tasks that it may still run; `None` is any number.
+    life: Option<u64>,
+    /// The body of a message whose last frame has not come.
+    partial: Vec<u8>,
+    /// The task that is being run.
+    running: u64,
+    began: Instant,
+}
+
+/// What a worker has to do next.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Duty {
+    /// Keep this code under this id; it takes the place of one with the same id modulo
+    /// [`Worker::CODES`].
+    Define(u64, Vec<u8>),
+    /// Run a task: the code's id or 0, the shape, the payload. Then [`Worker::finish`].
+    Run(u64, u8, Vec<u8>),
+    /// End the process.
+    Leave,
+    /// Nothing yet: [`Worker::sleep`].
+    Idle,
+}
+
+impl Worker {
+    /// How many codes a worker keeps.
+    pub const CODES: usize = super::task::Code::SLOTS;
+
+    /// Takes the seat that the descriptors, of which it makes copies, of a [`Core`](super::Core) and a
+    /// [`Seating`](super::Seating) name. From now on this process ends with its owner.
+    ///
+    /// # Errors
+    ///
+    /// If they are not what they should be.
+    pub fn sit(memory: RawFd, event: RawFd, lifeline: RawFd, seat: usize) -> Result<Self> {
+        let copy = |fd| duplicate(fd).map_err(|e| Error::os("copy a worker's descriptor", e));
+        let (memory, event, lifeline) = (copy(memory)?, copy(event)?, copy(lifeline)?);
+        die_with_owner(lifeline).map_err(|e| Error::os("tie a worker to its owner", e))?;
+        let region = Region::from_fd(memory)?;
+        let seat = region.seat(seat)?;
+        Ok(Self {
+            control: region.control()?,
+            event: Event::from_fd(event),
+            inbox: Consumer::new(SeatInbox(seat.clone())),
+            outbox: Producer::new(SeatOutbox(seat.clone())),
+            life: None,
+            partial: Vec::new(),
+            running: 0,
+            began: Instant::now(),
+            seat,
+        })
+    }
+
+    /// Says that this worker takes tasks, and leaves after `life` of them.
+    pub fn ready(&mut self, life: Option<u64>) {
+        self.life = life;
+        self.send(to_owner::READY, 0, life.unwrap_or(0), &[]);
+    }
+
+    /// Says why this worker cannot be readied.
+    pub fn unfit(&mut self, message: &str, trace: &str) {
+        let mut body = (message.len() as u64).to_ne_bytes().to_vec();
+        body.extend_from_slice(message.as_bytes());
+        body.extend_from_slice(trace.as_bytes());
+        self.send(to_owner::UNFIT, 0, 0, &body);
+    }
+
+    /// What to do next. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// If the owner writes nonsense.
+    pub fn next(&mut self) -> Result<Duty> {
+        if self.life == Some(0) {
+            return Ok(Duty::Leave);
+        }
+        while let Some(head) = self.inbox.pop(&mut self.partial)? {
+            if self.seat.take_waiting() {
+                self.ring();
+            }
+            if head.kind & MORE != 0 {
+                continue;
+            }
+            let body = std::mem::take(&mut self.partial);
+            match head.kind {
+                to_worker::DEFINE => return Ok(Duty::Define(head.extra, body)),
+                to_worker::RUN if self.seat.claim(head.claim).take(head.task) => {
+                    self.life = self.life.map(|life| life - 1);
+                    self.running = head.task;
+                    self.began = Instant::now();
+                    return Ok(Duty::Run(head.extra, head.flags, body));
+                }
+                // Taken back.
+                _ => {}
+            }
+        }
+        match self.seat.order() {
+            // Orders come after tasks: look for one more.
+            Order::Leave if self.inbox.is_empty() => Ok(Duty::Leave),
+            Order::Leave => self.next(),
+            Order::Serve => Ok(Duty::Idle),
+        }
+    }
+
+    /// Sleeps until there may be something to do, until the deadline, or until a signal handler
+    /// has run.
+    pub fn sleep(&self, deadline: Option<Instant>) {
+        let awaited = || !self.inbox.is_empty() || self.seat.order() != Order::Serve;
+        sleep(self.seat.bell(), deadline, awaited);
+    }
+
+    /// Sends how the task ended that [`next`](Self::next) gave last.
+    ///
+    /// Waits if the owner is slow to read.
+    pub fn finish(&mut self, returned: bool, body: &[u8]) {
+        let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let kind = if returned { to_owner::RETURNED } else { to_owner::FAILED };
+        self.send(kind, self.running, took, body);
+    }
+
+    fn send(&mut self, kind: u8, task: u64, extra: u64, body: &[u8]) {
+        let largest = self.outbox.largest();
+        let mut rest = body;
+        loop {
+            let (piece, more) = rest.split_at(rest.len().min(largest));
+            let kind = kind | if more.is_empty() { 0 } else { MORE };
+            let head = Head { kind, task, extra, ..Head::default() };
+            while !self.outbox.push(head, piece) {
+                // Say that we wait for room, and look again: it may have been made meanwhile.
+                self.seat.set_blocked();
+                self.ring();
+                if self.outbox.push(head, piece) {
+                    break;
+                }
+                sleep(self.seat.bell(), None, || !self.seat.is_blocked());
+            }
+            rest = more;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        self.ring();
+    }
+
+    fn ring(&self) {
+        if self.control.doorbell().ring_and_wake() == Some(Sleeper::InPoller) {
+            self.event.ring();
+        }
+    }
+}
+
+/// Sleeps on a bell until something is there; may return early.
+fn sleep(bell: &Bell, deadline: Option<Instant>, there: impl Fn() -> bool) {
+    bell.arm(Sleeper::OnWord);
+    if !there() {
+        let _: Woken = bell.sleep(deadline);
+    }
+    bell.disarm();
+}
+
+/// What [`Worker::unfit`] wrote.
+pub(crate) fn read_unfit(body: &[u8]) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let Some((len, rest)) = body.split_first_chunk::<8>() else { return (text(body), String::new()) };
+    let len = usize::try_from(u64::from_ne_bytes(*len)).unwrap_or(0).min(rest.len());
+    (text(&rest[..len]), text(&rest[len..]))
+}

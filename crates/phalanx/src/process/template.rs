@@ -1,0 +1,291 @@
+//! The owner's side of a template: a warm process that forks when asked.
+//!
+//! The template runs alone in its single thread, so its forks are safe, and has imported what its
+//! children need, so they are quick. It is reached over an inherited socket pair and has neither a
+//! path nor a port. What is said is in `wire.rs`, the other side in `template_server.rs`.
+//!
+//! Replies and exit reports come over the one socket, and whoever waits for one reads them all:
+//! one thread at a time is the reader and sleeps in poll(2), the others sleep until it has read
+//! something. If the template dies, its children live on and their ends are still seen by pidfd;
+//! only their codes are lost (255). If we die, the template reads the end of the stream, and ends.
+//! A forked child has no socket (`ForkClosed`), and must start a template of its own.
+
+use std::collections::HashMap;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::child::{Child, Parent};
+use super::exit::Exit;
+use super::wire::{HINT_LEN, LEN, Message};
+use crate::error::{Error, Result};
+use crate::sys::child as os;
+use crate::sys::fork::ForkClosed;
+use crate::sys::socket::{self, MESSAGE_FDS, Received};
+
+/// A template process that this process started.
+#[derive(Debug)]
+pub struct Template {
+    link: Arc<Link>,
+    process: Child,
+}
+
+impl Template {
+    /// Runs the program `path`, which is to make a [`TemplateServer`](super::TemplateServer) of
+    /// the descriptor whose number is added to `args` as the last.
+    ///
+    /// # Errors
+    ///
+    /// As [`Child::spawn`].
+    pub fn start(path: &CStr, args: &[CString], env: Option<&[CString]>) -> Result<Self> {
+        let (ours, theirs) = socket::pair().map_err(|e| Error::os("make a socket pair", e))?;
+        let fd = theirs.as_raw_fd();
+        let number = CString::new(fd.to_string()).expect("digits");
+        let args: Vec<CString> = args.iter().cloned().chain([number]).collect();
+        let process = Child::spawn(path, &args, env, &[fd])?;
+        let link = Link {
+            socket: ForkClosed::new(ours),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        };
+        Ok(Self { link: Arc::new(link), process })
+    }
+
+    /// The template itself.
+    #[must_use]
+    pub fn process(&self) -> &Child {
+        &self.process
+    }
+
+    /// Can it be asked: is it ours, and does it run?
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.link.socket.is_ours() && matches!(self.process.try_exit(), Ok(None))
+    }
+
+    /// Asks for a child that is given `payload`, of any size, and copies of `fds`, of any number.
+    ///
+    /// `hint` is for the template itself, before it forks: at most 4000 bytes.
+    ///
+    /// # Errors
+    ///
+    /// The system's EPIPE when the template has ended.
+    pub fn launch(&self, payload: &[u8], fds: &[RawFd], hint: &[u8]) -> Result<Launch> {
+        if hint.len() > HINT_LEN {
+            return Err(Error::invalid("a hint for a template has at most 4000 bytes"));
+        }
+        let id = self.link.ask(payload, fds, hint).map_err(|e| Error::os(ASKING, e))?;
+        Ok(Launch { link: Arc::clone(&self.link), id: Some(id) })
+    }
+
+    /// Ends it, and waits for its end as long as `timeout`. Its children live on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Child::wait_until`].
+    pub fn stop(&self, timeout: Duration) -> Result<()> {
+        if let Ok(socket) = self.link.socket.get() {
+            let _ = socket::shutdown(socket);
+            self.process.wait_until(Some(Instant::now() + timeout))?;
+        }
+        Ok(())
+    }
+}
+
+const ASKING: &str = "ask the template process for a child";
+
+/// A child that was asked for. Dropped before the answer, it is killed as soon as it is known.
+#[derive(Debug)]
+pub struct Launch {
+    link: Arc<Link>,
+    /// `None` once it was answered.
+    id: Option<u64>,
+}
+
+impl Launch {
+    /// Waits for the child; `None` when the deadline came first, or a signal.
+    ///
+    /// # Errors
+    ///
+    /// The system's error when the template could not fork; EPIPE when it has ended.
+    pub fn wait_until(&mut self, deadline: Instant) -> Result<Option<Child>> {
+        let Some(id) = self.id else { return Ok(None) };
+        let answer = self.link.wait_answer(id, deadline).map_err(|e| Error::os(ASKING, e))?;
+        Ok(answer.map(|(pid, pidfd)| {
+            self.id = None;
+            Child::new(pid, pidfd, Parent::Template { link: Arc::clone(&self.link), id })
+        }))
+    }
+}
+
+impl Drop for Launch {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.link.forget(id);
+        }
+    }
+}
+
+/// The socket, and what was read from it and not yet asked for.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: ForkClosed,
+    state: Mutex<State>,
+    /// Something was read, or nobody reads now.
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    last_id: u64,
+    /// What is known of each child that somebody still asks about.
+    known: HashMap<u64, Known>,
+    is_being_read: bool,
+    /// Why nothing more will come.
+    ended: Option<i32>,
+}
+
+/// What was heard of a child. Both may have come before anybody looked.
+#[derive(Debug, Default)]
+struct Known {
+    /// Its pid and pidfd, or why there is no such child; taken by whoever asked for it.
+    answer: Option<io::Result<(u32, OwnedFd)>>,
+    exit: Option<Exit>,
+}
+
+impl Link {
+    fn ask(&self, payload: &[u8], fds: &[RawFd], hint: &[u8]) -> io::Result<u64> {
+        let socket = self.socket.get()?;
+        let payload = socket::sealed(payload)?;
+        let fds: Vec<BorrowedFd<'_>> = [Ok(payload.as_fd())]
+            .into_iter()
+            .chain(fds.iter().map(|fd| socket::borrow(*fd)))
+            .collect::<io::Result<_>>()?;
+
+        let mut state = self.lock();
+        state.last_id += 1;
+        let id = state.last_id;
+        let request = Message::Request { id, fds: fds.len() };
+        let mut message = [&request.encode(), hint].concat();
+        // The lock keeps the parts of a request together. There is always room: no more requests
+        // are under way than there are threads that wait for the answer.
+        for part in fds.chunks(MESSAGE_FDS) {
+            socket::send(socket, &message, part, true)?;
+            message = Message::Rest { id }.encode().to_vec();
+        }
+        state.known.insert(id, Known::default());
+        Ok(id)
+    }
+
+    fn wait_answer(&self, id: u64, deadline: Instant) -> io::Result<Option<(u32, OwnedFd)>> {
+        let answer = self.wait_for(deadline, |state| {
+            let heard = state.known.get_mut(&id).and_then(|known| known.answer.take());
+            heard.or(state.ended.map(|errno| Err(io::Error::from_raw_os_error(errno))))
+        })?;
+        answer.transpose()
+    }
+
+    /// The exit of a child that has ended.
+    pub(super) fn wait_exit(&self, id: u64, deadline: Instant) -> Result<Option<Exit>> {
+        self.wait_for(deadline, |state| {
+            let heard = state.known.get(&id).and_then(|known| known.exit);
+            heard.or(state.ended.map(|_| Exit::UNKNOWN))
+        })
+        .map_err(|e| Error::os("learn how a child ended", e))
+    }
+
+    pub(super) fn forget(&self, id: u64) {
+        if self.socket.is_ours() {
+            self.lock().known.remove(&id);
+        }
+    }
+
+    /// Reads until `look` finds what it looks for.
+    fn wait_for<T>(
+        &self,
+        deadline: Instant,
+        mut look: impl FnMut(&mut State) -> Option<T>,
+    ) -> io::Result<Option<T>> {
+        let socket = self.socket.get()?;
+        let mut state = self.lock();
+        loop {
+            if !state.is_being_read {
+                state.read(socket);
+                self.changed.notify_all();
+            }
+            if let Some(found) = look(&mut state) {
+                return Ok(Some(found));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            if state.is_being_read {
+                let woken = self.changed.wait_timeout(state, left);
+                state = woken.unwrap_or_else(PoisonError::into_inner).0;
+                continue;
+            }
+            state.is_being_read = true;
+            drop(state);
+            let readable = socket::wait_readable(socket, Some(deadline));
+            state = self.lock();
+            state.is_being_read = false;
+            self.changed.notify_all();
+            if !readable? {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Takes in all that has arrived.
+    fn read(&mut self, socket: BorrowedFd<'_>) {
+        let mut bytes = [0; LEN];
+        while self.ended.is_none() {
+            match socket::try_receive(socket, &mut bytes) {
+                Ok(Received { len: 0, .. }) => self.ended = Some(libc::EPIPE),
+                Ok(Received { len, fds }) => self.hear(Message::decode(&bytes[..len]), fds),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
+                    self.ended = Some(libc::EPIPE);
+                }
+                Err(error) => self.ended = Some(error.raw_os_error().unwrap_or(libc::EIO)),
+            }
+        }
+    }
+
+    fn hear(&mut self, message: Option<Message>, fds: Vec<OwnedFd>) {
+        match message {
+            Some(Message::Launched { id, pid }) => match (self.known.get_mut(&id), one(fds)) {
+                (Some(known), Some(pidfd)) => known.answer = Some(Ok((pid, pidfd))),
+                // Nobody waits any more for this child.
+                (None, Some(pidfd)) => drop(os::signal(pidfd, libc::SIGKILL)),
+                (_, None) => self.ended = Some(libc::EPROTO),
+            },
+            Some(Message::Refused { id, errno }) => {
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.answer = Some(Err(io::Error::from_raw_os_error(errno)));
+                }
+            }
+            Some(Message::Exited { id, status }) => {
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.exit = Some(Exit::from_wait_status(status));
+                }
+            }
+            Some(Message::Request { .. } | Message::Rest { .. }) | None => {
+                self.ended = Some(libc::EPROTO);
+            }
+        }
+    }
+}
+
+fn one(fds: Vec<OwnedFd>) -> Option<OwnedFd> {
+    <[OwnedFd; 1]>::try_from(fds).ok().map(|[fd]| fd)
+}

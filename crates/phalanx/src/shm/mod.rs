@@ -1,0 +1,18 @@
+//! What lives in memory that other processes write: the second of the two rooms that hold
+//! `unsafe`.
+//!
+//! Every structure here takes its storage from outside: memory of this process in tests, a
+//! [`Mapping`](crate::sys::Mapping) in production. What is read from it is input.
+
+mod atomic;
+mod bell;
+mod claim;
+mod ring;
+#[cfg(not(loom))]
+mod seat;
+
+pub(crate) use bell::{Bell, Sleeper};
+pub(crate) use claim::Claim;
+pub(crate) use ring::{Consumer, Head, Producer};
+#[cfg(not(loom))]
+pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};

@@ -1,0 +1,242 @@
+//! The memory that a pool shares with its workers: a control page, then a seat for each worker.
+//!
+//! ```text
+//! | control page | seat 0: page of words | inbox | outbox | seat 1: ... |
+//! ```
+//!
+//! A worker maps the control page and its own seat, so it cannot spoil another's. All zeros is a
+//! seat that nobody has sat in: its owner clears it before each new worker.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use super::ring::{Counters, Home};
+use super::{Bell, Claim};
+use crate::error::{Error, Result};
+use crate::sys::{Mapping, Memory};
+
+/// Bytes of the inbox and of the outbox of a seat.
+const RING: usize = 256 << 10;
+/// Tasks that can lie in an inbox at a time.
+const CLAIMS: usize = 1024;
+/// A multiple of every page size in use (64 KiB on some aarch64 kernels).
+const PAGE: usize = 64 << 10;
+const SEAT: usize = PAGE + 2 * RING;
+
+const _: () = assert!(size_of::<Words>() <= PAGE && size_of::<ControlWords>() <= PAGE);
+
+/// What the owner asks of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Serve,
+    /// Leave when the inbox is empty.
+    Leave,
+}
+
+/// The words of the control page.
+#[derive(Debug)]
+#[repr(C)]
+struct ControlWords {
+    doorbell: CachePadded<Bell>,
+}
+
+/// The words of a seat.
+#[derive(Debug)]
+#[repr(C)]
+struct Words {
+    /// Written by the owner: an [`Order`].
+    order: CachePadded<AtomicU32>,
+    /// Written by both: 1 while the worker waits for room in its outbox.
+    blocked: CachePadded<AtomicU32>,
+    /// Written by both: 1 while the owner waits for room in the inbox.
+    waiting: CachePadded<AtomicU32>,
+    /// The worker's bell.
+    bell: CachePadded<Bell>,
+    inbox: Counters,
+    outbox: Counters,
+    claims: [Claim; CLAIMS],
+}
+
+/// The memory of a pool.
+#[derive(Debug)]
+pub(crate) struct Region {
+    memory: Memory,
+}
+
+impl Region {
+    /// Room for `seats` workers. Memory is taken as it is used.
+    pub(crate) fn new(seats: usize) -> Result<Self> {
+        let len = seats.checked_mul(SEAT).and_then(|len| len.checked_add(PAGE));
+        let len = len.filter(|&len| isize::try_from(len).is_ok());
+        let len = len.ok_or_else(|| Error::invalid(format!("{seats} workers are too many")))?;
+        let memory = Memory::new("phalanx-pool", len);
+        Ok(Self { memory: memory.map_err(|e| Error::os("make memory for a pool", e))? })
+    }
+
+    pub(crate) fn from_fd(fd: OwnedFd) -> Result<Self> {
+        let memory = Memory::from_fd(fd).map_err(|e| Error::os("take over a pool's memory", e))?;
+        Ok(Self { memory })
+    }
+
+    fn map(&self, at: usize, len: usize) -> Result<Mapping> {
+        self.memory.map(at, len).map_err(|e| Error::os("map a pool's memory", e))
+    }
+
+    pub(crate) fn control(&self) -> Result<Control> {
+        Ok(Control { mapping: self.map(0, PAGE)? })
+    }
+
+    pub(crate) fn seat(&self, index: usize) -> Result<Arc<Seat>> {
+        let seats = (self.memory.len() - PAGE) / SEAT;
+        if index >= seats {
+            return Err(Error::invalid(format!("seat {index} of {seats}")));
+        }
+        Ok(Arc::new(Seat { mapping: self.map(PAGE + index * SEAT, SEAT)? }))
+    }
+}
+
+impl AsFd for Region {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}
+
+/// The control page, which all of a pool's workers map.
+#[derive(Debug)]
+pub(crate) struct Control {
+    mapping: Mapping,
+}
+
+impl Control {
+    /// The owner's bell, which workers ring.
+    pub(crate) fn doorbell(&self) -> &Bell {
+        let words: NonNull<ControlWords> = self.mapping.start().cast();
+        // SAFETY: the mapping is at least a page, aligned to a page, and all of these words are
+        // atomics, for which every bit pattern is a value.
+        let words = unsafe { words.as_ref() };
+        &words.doorbell
+    }
+}
+
+/// One worker's memory.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    mapping: Mapping,
+}
+
+impl Seat {
+    fn words(&self) -> &Words {
+        let words: NonNull<Words> = self.mapping.start().cast();
+        // SAFETY: the mapping is `SEAT` bytes, aligned to a page, and all of these words are
+        // atomics, for which every bit pattern is a value.
+        unsafe { words.as_ref() }
+    }
+
+    /// The owner makes the seat as new. No worker sits in it.
+    pub(crate) fn clear(&self) {
+        // SAFETY: the words begin the mapping, and the worker that shared them is gone.
+        unsafe { self.mapping.start().write_bytes(0, size_of::<Words>()) };
+    }
+
+    pub(crate) fn bell(&self) -> &Bell {
+        &self.words().bell
+    }
+
+    /// The claim number `index`, which wraps around.
+    pub(crate) fn claim(&self, index: u16) -> &Claim {
+        &self.words().claims[index as usize % CLAIMS]
+    }
+
+    /// How many tasks may lie in the inbox.
+    pub(crate) const fn claims() -> usize {
+        CLAIMS
+    }
+
+    pub(crate) fn set_order(&self, order: Order) {
+        self.words().order.store(order as u32, Ordering::Release);
+    }
+
+    pub(crate) fn order(&self) -> Order {
+        match self.words().order.load(Ordering::Acquire) {
+            0 => Order::Serve,
+            _ => Order::Leave,
+        }
+    }
+
+    /// The worker says that it waits for room in its outbox.
+    pub(crate) fn set_blocked(&self) {
+        self.words().blocked.store(1, Ordering::SeqCst);
+    }
+
+    /// Does the worker wait still?
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.words().blocked.load(Ordering::SeqCst) != 0
+    }
+
+    /// The owner asks, after it has popped, whether the worker waits for that.
+    pub(crate) fn take_blocked(&self) -> bool {
+        take(&self.words().blocked)
+    }
+
+    /// The owner says that it waits for room in the inbox.
+    pub(crate) fn set_waiting(&self) {
+        self.words().waiting.store(1, Ordering::SeqCst);
+    }
+
+    /// The worker asks, after it has popped, whether the owner waits for that.
+    pub(crate) fn take_waiting(&self) -> bool {
+        take(&self.words().waiting)
+    }
+}
+
+fn take(word: &AtomicU32) -> bool {
+    // SeqCst, as the store: whoever waits looks for room after it has said so, and whoever makes
+    // room looks for waiters after it has made it.
+    std::sync::atomic::fence(Ordering::SeqCst);
+    word.load(Ordering::Relaxed) != 0 && word.swap(0, Ordering::SeqCst) != 0
+}
+
+/// The ring to the worker.
+#[derive(Debug)]
+pub(crate) struct SeatInbox(pub Arc<Seat>);
+
+/// The ring from the worker.
+#[derive(Debug)]
+pub(crate) struct SeatOutbox(pub Arc<Seat>);
+
+// SAFETY: the inbox is `RING` bytes inside the mapping, which lives as long as the seat; only
+// the two sides of this ring use them.
+unsafe impl Home for SeatInbox {
+    fn counters(&self) -> &Counters {
+        &self.0.words().inbox
+    }
+
+    fn bytes(&self) -> *mut u8 {
+        // SAFETY: the mapping is `SEAT` bytes.
+        unsafe { self.0.mapping.start().as_ptr().add(PAGE) }
+    }
+
+    fn capacity(&self) -> usize {
+        RING
+    }
+}
+
+// SAFETY: as the inbox, for the bytes behind it.
+unsafe impl Home for SeatOutbox {
+    fn counters(&self) -> &Counters {
+        &self.0.words().outbox
+    }
+
+    fn bytes(&self) -> *mut u8 {
+        // SAFETY: the mapping is `SEAT` bytes.
+        unsafe { self.0.mapping.start().as_ptr().add(PAGE + RING) }
+    }
+
+    fn capacity(&self) -> usize {
+        RING
+    }
+}

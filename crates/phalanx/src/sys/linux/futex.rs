@@ -1,0 +1,40 @@
+//! Sleeping on a word of shared memory: futex(2).
+
+use std::sync::atomic::AtomicU32;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::thread::futex;
+
+/// Why [`wait`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// Somebody woke us, or the word no longer had the value; look again.
+    Look,
+    TimedOut,
+    /// A signal handler ran in this thread.
+    Interrupted,
+}
+
+/// Sleeps while `word` is `expected`, until a [`wake`], the deadline, or a signal.
+///
+/// The word may lie in memory that other processes map, so the futex is not private.
+pub(crate) fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -> Woken {
+    let timeout = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
+        Some(Duration::ZERO) => return Woken::TimedOut,
+        // The kernel's seconds are signed; a century is as good as for ever.
+        Some(left) => Some(left.min(Duration::from_secs(3_000_000_000)).try_into().unwrap()),
+        None => None,
+    };
+    match futex::wait(word, futex::Flags::empty(), expected, timeout.as_ref()) {
+        Err(Errno::TIMEDOUT) => Woken::TimedOut,
+        Err(Errno::INTR) => Woken::Interrupted,
+        Ok(()) | Err(_) => Woken::Look,
+    }
+}
+
+/// Wakes one thread that sleeps on `word`, in whichever process it is.
+pub(crate) fn wake(word: &AtomicU32) {
+    // Waking cannot fail on an address that we can name.
+    let _ = futex::wake(word, futex::Flags::empty(), 1);
+}

@@ -1,0 +1,103 @@
+//! Anonymous memory that has a descriptor, and views of it: memfd_create(2), mmap(2).
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::{self, NonNull};
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+use super::fork;
+
+/// Memory without a name: it is gone when the last descriptor and the last view are.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    fd: OwnedFd,
+    len: usize,
+}
+
+impl Memory {
+    /// `len` bytes of zeros. Pages are taken when they are first touched.
+    ///
+    /// The size is sealed: nobody can shrink it under another's feet (SIGBUS).
+    pub(crate) fn new(name: &str, len: usize) -> io::Result<Self> {
+        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&fd, len as u64)?;
+        fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        Ok(Self { fd, len })
+    }
+
+    /// The memory behind a descriptor that another process passed on.
+    ///
+    /// Memory whose size can still change is refused.
+    pub(crate) fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let seals = rustix::fs::fcntl_get_seals(&fd)?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "memory that can shrink"));
+        }
+        let file = File::from(fd);
+        let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+        Ok(Self { fd: file.into(), len })
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Maps `len` bytes from `offset`, both multiples of the page size.
+    ///
+    /// The view is not inherited by fork: a child that wants one maps its own.
+    pub(crate) fn map(&self, offset: usize, len: usize) -> io::Result<Mapping> {
+        if len == 0 || offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "a view outside its memory"));
+        }
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
+        let start = unsafe {
+            mmap(ptr::null_mut(), len, access, MapFlags::SHARED, &self.fd, offset as u64)
+        }?;
+        let start = NonNull::new(start.cast()).expect("mmap does not return null");
+        let mapping = Mapping { start, len, generation: fork::generation() };
+        // SAFETY: the range is the mapping that we have just made.
+        unsafe { madvise(start.as_ptr().cast::<c_void>(), len, Advice::LinuxDontFork) }?;
+        Ok(mapping)
+    }
+}
+
+impl AsFd for Memory {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// A view of shared memory: `len` bytes that other processes may write at any time.
+#[derive(Debug)]
+pub(crate) struct Mapping {
+    start: NonNull<u8>,
+    len: usize,
+    /// A forked child has no such mapping, only this value; it must not unmap what it does not have.
+    generation: u32,
+}
+
+// SAFETY: a mapping belongs to the process, not to a thread; what is in it is reached through
+// raw pointers and atomics only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.generation == fork::generation() {
+            // SAFETY: the range is ours, and nothing can reach it after this.
+            let _ = unsafe { munmap(self.start.as_ptr().cast::<c_void>(), self.len) };
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! The operating system: the first of the two rooms that hold `unsafe`.
+//!
+//! A platform is a folder that gives every name below; above `sys` there is no
+//! `cfg(target_os)`. [`hollow`](self) has the names and no insides, so that the crate compiles
+//! anywhere and says at run time that the system is not supported.
+//!
+//! | name | what it is | on Linux |
+//! | --- | --- | --- |
+//! | `futex::{wait, wake}` | sleep while a shared word has a value | futex(2) |
+//! | `Memory`, `Mapping` | anonymous memory with a descriptor, and a view of it | memfd_create(2), mmap(2) |
+//! | `Event`, `Poller` | a counter to wait for among descriptors | eventfd(2), epoll(7) |
+//! | `fork::{generation, ForkClosed}` | what a forked child must not keep | pthread_atfork(3) |
+//! | `lifeline`, `die_with_owner` | a worker that ends with its owner | pipe(7), F_SETSIG in fcntl(2) |
+//! | `child::*` | start, watch, signal and reap a process | posix_spawn(3), pidfd_open(2), waitid(2) |
+//! | `socket::*` | messages with descriptors between relatives | socketpair(2), SCM_RIGHTS in unix(7) |
+//! | `code::*` | a function's place in the executable | the anchor's address |
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::*;
+
+#[cfg(not(target_os = "linux"))]
+mod hollow;
+#[cfg(not(target_os = "linux"))]
+pub(crate) use hollow::*;

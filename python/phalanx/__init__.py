@@ -1,0 +1,118 @@
+"""``multiprocessing`` built anew: the same names, on an engine of its own.
+
+``import phalanx as multiprocessing`` is all that a program changes. What is added to the standard
+library's names: the exceptions `WorkerDied`, `RemoteError` and `InitializerFailed`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from phalanx import context, process, reduction
+from phalanx.context import _default_context
+
+if TYPE_CHECKING:
+    from phalanx.exceptions import InitializerFailed, RemoteError, WorkerDied
+
+__all__ = [
+    "Array",
+    "AuthenticationError",
+    "Barrier",
+    "BoundedSemaphore",
+    "BufferTooShort",
+    "Condition",
+    "Event",
+    "InitializerFailed",
+    "JoinableQueue",
+    "Lock",
+    "Manager",
+    "Pipe",
+    "Pool",
+    "Process",
+    "ProcessError",
+    "Queue",
+    "RLock",
+    "RawArray",
+    "RawValue",
+    "RemoteError",
+    "Semaphore",
+    "SimpleQueue",
+    "TimeoutError",
+    "Value",
+    "WorkerDied",
+    "active_children",
+    "allow_connection_pickling",
+    "cpu_count",
+    "current_process",
+    "freeze_support",
+    "get_all_start_methods",
+    "get_context",
+    "get_logger",
+    "get_start_method",
+    "log_to_stderr",
+    "parent_process",
+    "reducer",
+    "set_executable",
+    "set_forkserver_preload",
+    "set_start_method",
+]
+
+SUBDEBUG = 5
+SUBWARNING = 25
+
+Array = _default_context.Array
+AuthenticationError = context.AuthenticationError
+Barrier = _default_context.Barrier
+BoundedSemaphore = _default_context.BoundedSemaphore
+BufferTooShort = context.BufferTooShort
+Condition = _default_context.Condition
+Event = _default_context.Event
+JoinableQueue = _default_context.JoinableQueue
+Lock = _default_context.Lock
+Manager = _default_context.Manager
+Pipe = _default_context.Pipe
+Pool = _default_context.Pool
+Process = context.Process
+ProcessError = context.ProcessError
+Queue = _default_context.Queue
+RLock = _default_context.RLock
+RawArray = _default_context.RawArray
+RawValue = _default_context.RawValue
+Semaphore = _default_context.Semaphore
+SimpleQueue = _default_context.SimpleQueue
+TimeoutError = context.TimeoutError
+Value = _default_context.Value
+active_children = _default_context.active_children
+allow_connection_pickling = _default_context.allow_connection_pickling
+cpu_count = _default_context.cpu_count
+current_process = _default_context.current_process
+freeze_support = _default_context.freeze_support
+get_all_start_methods = _default_context.get_all_start_methods
+get_context = _default_context.get_context
+get_logger = _default_context.get_logger
+get_start_method = _default_context.get_start_method
+log_to_stderr = _default_context.log_to_stderr
+parent_process = _default_context.parent_process
+reducer = _default_context.reducer
+set_executable = _default_context.set_executable
+set_forkserver_preload = _default_context.set_forkserver_preload
+set_start_method = _default_context.set_start_method
+
+
+_SUBMODULES = frozenset(
+    "connection dummy exceptions forkserver heap managers pool queues resource_sharer "
+    "resource_tracker shared_memory sharedctypes spawn synchronize util".split()
+)
+
+
+def __getattr__(name: str) -> Any:
+    # Our exceptions need the standard library's pool module, which most programs never import.
+    if name in {"InitializerFailed", "RemoteError", "WorkerDied"}:
+        from phalanx import exceptions
+
+        return getattr(exceptions, name)
+    if name in _SUBMODULES:
+        import importlib
+
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

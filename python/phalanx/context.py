@@ -1,0 +1,269 @@
+"""The contexts: one for each start method, and the default one.
+
+As CPython 3.14, ``Lib/multiprocessing/context.py``. Every context is also one of the standard
+library's, since other libraries ask; what it does not make itself yet it inherits from there.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterable
+from multiprocessing import context as _standard
+from multiprocessing import process as _process
+from multiprocessing import reduction
+from multiprocessing.context import (
+    AuthenticationError,
+    BufferTooShort,
+    ProcessError,
+    TimeoutError,
+    assert_spawning,
+    get_spawning_popen,
+    set_spawning_popen,
+)
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from phalanx.pool import Pool as _Pool
+    from phalanx.popen_fork import Popen as _AnyPopen
+
+__all__ = (
+    "AuthenticationError",
+    "BaseContext",
+    "BufferTooShort",
+    "DefaultContext",
+    "ForkContext",
+    "ForkProcess",
+    "ForkServerContext",
+    "ForkServerProcess",
+    "Process",
+    "ProcessError",
+    "SpawnContext",
+    "SpawnProcess",
+    "TimeoutError",
+    "assert_spawning",
+    "get_spawning_popen",
+    "reduction",
+    "set_spawning_popen",
+)
+
+
+class BaseContext(_standard.BaseContext):
+    """What all contexts share."""
+
+    _name: ClassVar[str]
+
+    def Pool(  # type: ignore[override]
+        self,
+        processes: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        maxtasksperchild: int | None = None,
+    ) -> _Pool:
+        """A pool of worker processes."""
+        from phalanx.pool import Pool
+
+        context = self.get_context()
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=context)
+
+    def freeze_support(self) -> None:
+        """In a frozen program that was started to be a child: be one, and exit."""
+        if getattr(sys, "frozen", False):
+            from phalanx.spawn import freeze_support
+
+            freeze_support()
+
+    def set_executable(self, executable: str) -> None:
+        """The program that runs children, instead of ``sys.executable``."""
+        from phalanx.spawn import set_executable
+
+        set_executable(executable)
+
+    def set_forkserver_preload(
+        self, module_names: list[str], *, on_error: str = "ignore"
+    ) -> None:
+        """Modules that the template of ``forkserver`` imports before it forks.
+
+        ``on_error`` says what to do when one cannot be imported: ``"ignore"``, ``"warn"``, or
+        ``"fail"``, which ends the template (CPython 3.15).
+        """
+        from phalanx.forkserver import set_forkserver_preload
+
+        set_forkserver_preload(module_names, on_error=on_error)
+
+    def get_context(self, method: str | None = None) -> Any:
+        """The context of the start method ``method``; this one by default."""
+        if method is None:
+            return self
+        try:
+            return _concrete_contexts[method]
+        except KeyError:
+            raise ValueError(f"cannot find context for {method!r}") from None
+
+    def get_start_method(self, allow_none: bool = False) -> Any:
+        """The name of the start method."""
+        return self._name
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Only the default context's can be set.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("cannot set start method of concrete context")
+
+
+class _BaseProcess(_process.BaseProcess):
+    """What the processes of all contexts share."""
+
+    _start_method: ClassVar[str | None] = None
+    _popen: _AnyPopen | None
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the process (CPython 3.14)."""
+        self._check_closed()
+        if self._popen is None:
+            raise AssertionError("can only interrupt a started process")
+        self._popen._send_signal(signal.SIGINT)
+
+    def _bootstrap(self, parent_sentinel: int | None = None) -> int:
+        if self._start_method is not None:
+            _force_start_method(self._start_method)
+        code: int = super()._bootstrap(parent_sentinel=parent_sentinel)  # type: ignore[misc]
+        return code
+
+    if TYPE_CHECKING:
+
+        def _check_closed(self) -> None: ...
+
+
+class Process(_BaseProcess):
+    """A process that starts by the default context's method."""
+
+    @staticmethod
+    def _Popen(process_obj: _process.BaseProcess) -> _AnyPopen:
+        popen: _AnyPopen = _default_context.get_context().Process._Popen(process_obj)
+        return popen
+
+    @staticmethod
+    def _after_fork() -> None:
+        _default_context.get_context().Process._after_fork()
+
+
+class ForkProcess(_BaseProcess):
+    """A process that is a fork of this one."""
+
+    _start_method = "fork"
+
+    @staticmethod
+    def _Popen(process_obj: _process.BaseProcess) -> _AnyPopen:
+        from phalanx.popen_fork import Popen
+
+        return Popen(process_obj)
+
+
+class SpawnProcess(_BaseProcess):
+    """A process in a fresh interpreter."""
+
+    _start_method = "spawn"
+
+    @staticmethod
+    def _Popen(process_obj: _process.BaseProcess) -> _AnyPopen:
+        from phalanx.popen_spawn_posix import Popen
+
+        return Popen(process_obj)
+
+    @staticmethod
+    def _after_fork() -> None:
+        pass  # nothing was forked
+
+
+class ForkServerProcess(_BaseProcess):
+    """A process that is a fork of the template process."""
+
+    _start_method = "forkserver"
+
+    @staticmethod
+    def _Popen(process_obj: _process.BaseProcess) -> _AnyPopen:
+        from phalanx.popen_forkserver import Popen
+
+        return Popen(process_obj)
+
+
+class ForkContext(BaseContext):
+    """Children are forks of this process."""
+
+    _name = "fork"
+    Process = ForkProcess
+
+
+class SpawnContext(BaseContext):
+    """Children are fresh interpreters."""
+
+    _name = "spawn"
+    Process = SpawnProcess
+
+
+class ForkServerContext(BaseContext):
+    """Children are forks of a template: a warm process with one thread."""
+
+    _name = "forkserver"
+    Process = ForkServerProcess
+
+
+class DefaultContext(BaseContext):
+    """The context that the package's own functions use. Its method can be set once."""
+
+    Process = Process
+
+    def __init__(self, context: BaseContext) -> None:
+        self._default_context = context
+        self._actual_context: BaseContext | None = None
+
+    def get_context(self, method: str | None = None) -> Any:
+        """The context of the start method ``method``; the one in use by default."""
+        if method is not None:
+            return super().get_context(method)
+        if self._actual_context is None:
+            self._actual_context = self._default_context
+        return self._actual_context
+
+    def set_start_method(self, method: str | None, force: bool = False) -> None:
+        """Choose the start method; with ``force`` again, or, as ``None``, not at all.
+
+        Raises:
+            RuntimeError: it has been set, or used, before.
+        """
+        if self._actual_context is not None and not force:
+            raise RuntimeError("context has already been set")
+        if method is None and force:
+            self._actual_context = None
+            return
+        self._actual_context = self.get_context(method)
+
+    def get_start_method(self, allow_none: bool = False) -> Any:
+        """The name of the start method; with ``allow_none``, ``None`` while it is not settled."""
+        if self._actual_context is None and allow_none:
+            return None
+        return self.get_context()._name
+
+    def get_all_start_methods(self) -> list[str]:
+        """The names of the start methods, the default first."""
+        default = self._default_context._name
+        return [default, *(method for method in _concrete_contexts if method != default)]
+
+
+_concrete_contexts: dict[str, BaseContext] = {
+    "fork": ForkContext(),
+    "spawn": SpawnContext(),
+    "forkserver": ForkServerContext(),
+}
+
+# The running Python's own default: "fork" before 3.14, "forkserver" since.
+_default_context = DefaultContext(
+    _concrete_contexts[_standard._default_context._default_context._name]  # type: ignore[attr-defined]
+)
+
+
+def _force_start_method(method: str) -> None:
+    _default_context._actual_context = _concrete_contexts[method]

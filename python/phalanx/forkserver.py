@@ -1,0 +1,237 @@
+"""The template: a process with one thread that has imported much and forks when asked.
+
+As CPython 3.15, ``Lib/multiprocessing/forkserver.py``, with ``__main__`` really preloaded. The
+conversation, the watching and the reaping are the engine's; here are the start of a template, and
+in it the imports and the fork.
+
+``"__main__"`` among the modules to preload stands for the program: the main module, and later also
+the modules where the targets of its processes live. A program that is started as
+``if __name__ == "__main__": from app import main; main()`` has nothing else in its main module.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from multiprocessing import process, resource_tracker, util
+from typing import Any
+
+from phalanx import _phalanx, spawn
+
+__all__ = ["ensure_running", "get_inherited_fds", "set_forkserver_preload"]
+
+_STOP_TIMEOUT = 10.0  # seconds
+_HINT_SIZE = 4000  # bytes
+
+
+class ForkServer:
+    """The template of this process, if it has one."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._template: _phalanx.Template | None = None
+        self._environ: dict[str, str] = {}
+        self._hinted: set[str] = set()
+        self._inherited_fds: list[int] = []
+        self._preload_modules: list[str] = ["__main__"]
+        self._on_error = "ignore"
+
+    @property
+    def _forkserver_pid(self) -> int | None:
+        return self._template.pid if self._template is not None else None
+
+    def set_forkserver_preload(self, modules_names: list[str], *, on_error: str = "ignore") -> None:
+        """Set the modules that the next template will import."""
+        if not all(type(name) is str for name in modules_names):
+            raise TypeError("module_names must be a list of strings")
+        if on_error not in {"ignore", "warn", "fail"}:
+            raise ValueError(f"on_error must be 'ignore', 'warn' or 'fail', not {on_error!r}")
+        self._preload_modules = modules_names
+        self._on_error = on_error
+
+    def get_inherited_fds(self) -> list[int]:
+        """The descriptors that this process, a template's child, was given by its parent."""
+        return self._inherited_fds
+
+    def ensure_running(self) -> None:
+        """Start the template, unless it runs."""
+        with self._lock:
+            self._running()
+
+    def changes(self) -> dict[str, Any]:
+        """What has changed in this process since the template copied it."""
+        environ = os.environ.copy()
+        return {"environ": environ} if environ != self._environ else {}
+
+    def launch(
+        self, payload: bytes, fds: Sequence[int], modules: Iterable[str] = ()
+    ) -> _phalanx.Child:
+        """Have a child forked, which is going to need ``modules``.
+
+        Raises:
+            OSError: there is no process or descriptor left for it.
+            BrokenPipeError: the template died, and so did the next.
+        """
+        # The template's interpreter starts meanwhile.
+        fds = [resource_tracker.getfd(), _phalanx.self_pidfd(), *fds]
+        with self._lock:
+            template = self._running()
+            hint = self._hint(modules)
+        try:
+            return template.launch(payload, fds, hint)
+        except BrokenPipeError:
+            # It was killed, or one of the modules did not agree with it.
+            with self._lock:
+                template = self._running(unlike=template)
+            return template.launch(payload, fds)
+
+    def _running(self, unlike: _phalanx.Template | None = None) -> _phalanx.Template:
+        template = self._template
+        if template is None or template is unlike or not template.is_alive():
+            self._environ = os.environ.copy()
+            command = [os.fsencode(arg) for arg in self._command()]
+            self._template = template = _phalanx.Template.start(command[0], command)
+        return template
+
+    def _hint(self, modules: Iterable[str]) -> bytes:
+        """Of ``modules``, those that no template has been told of."""
+        news = set(modules) - self._hinted - {"__main__", "__mp_main__", ""}
+        if not news or "__main__" not in self._preload_modules:
+            return b""
+        self._hinted |= news
+        return "\n".join(news).encode()[:_HINT_SIZE]
+
+    def _command(self) -> list[str]:
+        data = spawn.get_preparation_data("ignore")
+        wanted = ["sys_path", "sys_argv", "init_main_from_name", "init_main_from_path"]
+        settings = {key: data[key] for key in wanted if key in data}
+        settings.update(preload=self._preload_modules, on_error=self._on_error)
+        if getattr(sys, "frozen", False):
+            return [sys.executable, "--multiprocessing-fork", "template", repr(settings)]
+        return spawn._python_command(f"from phalanx.forkserver import main; main(**{settings!r})")
+
+    def _stop(self) -> None:
+        """End the template; for tests."""
+        with self._lock:
+            if self._template is not None:
+                self._template.stop(_STOP_TIMEOUT)
+                self._template = None
+
+    def _after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._template = None
+
+
+_forkserver = ForkServer()
+ensure_running = _forkserver.ensure_running
+get_inherited_fds = _forkserver.get_inherited_fds
+set_forkserver_preload = _forkserver.set_forkserver_preload
+os.register_at_fork(after_in_child=_forkserver._after_fork)
+
+
+def _frozen_main(words: list[str]) -> None:
+    import ast
+
+    main(**ast.literal_eval(words[0]))
+
+
+def main(
+    preload: list[str],
+    on_error: str,
+    sys_path: list[str],
+    sys_argv: list[str],
+    init_main_from_name: str | None = None,
+    init_main_from_path: str | None = None,
+) -> None:
+    """Be a template for the owner at the other end of the last argument's descriptor."""
+    server = _phalanx.TemplateServer(int(sys.argv[-1]))
+    set_forkserver_preload(preload, on_error=on_error)
+    sys.path[:] = sys_path
+    sys.argv[:] = sys_argv
+    for module in preload:
+        try:
+            if module == "__main__":
+                _import_main(init_main_from_name, init_main_from_path)
+            else:
+                __import__(module)
+        except (Exception, SystemExit) as error:
+            if on_error == "fail":
+                raise
+            if on_error == "warn":
+                import warnings
+
+                warnings.warn(f"failed to preload module {module!r}: {error}", stacklevel=2)
+    util._close_stdin()  # type: ignore[attr-defined]
+    util._flush_std_streams()  # type: ignore[attr-defined]
+    # A ^C at the terminal is for the owner and its children.
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What is here now will be in every child: let its collections not write to these pages.
+    gc.freeze()
+    while (request := server.next()) is not None:
+        if request.hint:
+            _import_hinted(request.hint.decode().split("\n"))
+        try:
+            pid = os.fork()
+        except OSError as error:
+            server.refused(error.errno or 0)
+        else:
+            if pid == 0:
+                _be_child(server, request, on_interrupt)
+            server.launched(pid)
+        request.close()
+
+
+def _import_hinted(modules: list[str]) -> None:
+    """Import what the next child would import, so that those after it need not."""
+    this: Any = process.current_process()
+    for module in modules:
+        if module in sys.modules:
+            continue
+        this._inheriting = True
+        try:
+            __import__(module)
+        except (Exception, SystemExit):
+            pass  # the child is going to say why
+        finally:
+            del this._inheriting
+    util._flush_std_streams()  # type: ignore[attr-defined]
+    if threading.active_count() > 1:
+        sys.exit()  # a fork would lack these threads: leave it to the next template, without hints
+    gc.freeze()
+
+
+def _import_main(name: str | None, path: str | None) -> None:
+    this: Any = process.current_process()
+    this._inheriting = True
+    try:
+        main_module = {"init_main_from_name": name, "init_main_from_path": path}
+        spawn.prepare({key: value for key, value in main_module.items() if value is not None})
+    finally:
+        del this._inheriting
+
+
+def _be_child(
+    server: _phalanx.TemplateServer, request: _phalanx.Request, on_interrupt: Any
+) -> None:
+    import atexit
+
+    code = 1
+    try:
+        fd, fds = request.take()
+        server.close()
+        signal.signal(signal.SIGINT, on_interrupt)
+        atexit._clear()
+        atexit.register(util._exit_function)
+        tracker_fd, parent_sentinel, *_forkserver._inherited_fds = fds
+        resource_tracker._resource_tracker._fd = tracker_fd
+        code = spawn._main(fd, parent_sentinel)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    finally:
+        atexit._run_exitfuncs()
+        os._exit(code)

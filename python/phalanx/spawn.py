@@ -1,0 +1,156 @@
+"""What a parent tells a child that is not its fork, and the child's first steps.
+
+As CPython 3.13, ``Lib/multiprocessing/spawn.py``, whose preparation of ``__main__`` this uses.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from multiprocessing import process, reduction, util
+from multiprocessing import spawn as _standard
+from multiprocessing.process import BaseProcess
+from multiprocessing.spawn import get_executable, import_main_path, set_executable
+from typing import Any, NoReturn
+
+from phalanx import _phalanx, context
+
+__all__ = [
+    "_main",
+    "freeze_support",
+    "get_command_line",
+    "get_executable",
+    "get_preparation_data",
+    "import_main_path",
+    "set_executable",
+]
+
+#: A child may not find this package by itself, run with ``-I``, ``-S`` or from a zip file.
+_PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def _python_command(code: str) -> list[str]:
+    """The command line that runs ``code`` as our children's first line."""
+    find_us = f"import sys; sys.path.insert(0, {_PACKAGE_PARENT!r}); "
+    options: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    return [os.fsdecode(get_executable()), *options, "-c", find_us + code]
+
+
+def get_command_line(**kwds: int | None) -> list[str]:
+    """The command line of a spawned child."""
+    words = [f"{name}={value!r}" for name, value in kwds.items()]
+    if getattr(sys, "frozen", False):
+        return [sys.executable, "--multiprocessing-fork", *words]
+    code = f"from phalanx.spawn import spawn_main; spawn_main({', '.join(words)})"
+    return [*_python_command(code), "--multiprocessing-fork"]
+
+
+def _run(command: list[str], fds: list[int]) -> _phalanx.Child:
+    return _phalanx.spawn(os.fsencode(command[0]), [os.fsencode(arg) for arg in command], None, fds)
+
+
+def is_forking(argv: list[str]) -> bool:
+    """Does the command line ask to be a child?"""
+    return len(argv) > 1 and argv[1] == "--multiprocessing-fork"
+
+
+def freeze_support() -> None:
+    """In a frozen program that was started to be a child: be one, and exit."""
+    if not is_forking(sys.argv):
+        return
+    if sys.argv[2] == "template":
+        from phalanx.forkserver import _frozen_main
+
+        _frozen_main(sys.argv[3:])
+        sys.exit()
+    words = (arg.split("=") for arg in sys.argv[2:])
+    spawn_main(**{name: None if value == "None" else int(value) for name, value in words})
+
+
+def spawn_main(
+    pipe_handle: int,
+    parent_pid: int | None = None,
+    tracker_fd: int | None = None,
+    parent_sentinel: int | None = None,
+) -> NoReturn:
+    """Be the child whose orders are to be read from the descriptor ``pipe_handle``."""
+    assert is_forking(sys.argv), "Not forking"
+    from multiprocessing import resource_tracker
+
+    resource_tracker._resource_tracker._fd = tracker_fd
+    sys.exit(_main(pipe_handle, parent_sentinel))
+
+
+def _main(fd: int, parent_sentinel: int | None) -> int:
+    """Run what the orders in ``fd`` say; the exit code."""
+    this: Any = process.current_process()
+    with open(fd, "rb") as from_parent:
+        this._inheriting = True
+        try:
+            prepare(reduction.pickle.load(from_parent))  # type: ignore[attr-defined]
+            process_obj = reduction.pickle.load(from_parent)  # type: ignore[attr-defined]
+        finally:
+            del this._inheriting
+    code: int = process_obj._bootstrap(parent_sentinel)
+    return code
+
+
+def _dump(popen: object, data: dict[str, Any], process_obj: BaseProcess) -> memoryview:
+    """The orders for a child: its preparation, then its process object."""
+    orders = io.BytesIO()
+    context.set_spawning_popen(popen)
+    try:
+        reduction.dump(data, orders)
+        reduction.dump(process_obj, orders)
+    finally:
+        context.set_spawning_popen(None)
+    return orders.getbuffer()
+
+
+def get_preparation_data(name: str) -> dict[str, Any]:
+    """What a child must know of its parent to unpickle its process object.
+
+    Raises:
+        RuntimeError: this process is itself still being prepared, so the main module has no
+            ``if __name__ == "__main__"``.
+    """
+    _standard._check_not_importing_main()  # type: ignore[attr-defined]
+    original_dir = process.ORIGINAL_DIR  # type: ignore[attr-defined]
+    data: dict[str, Any] = {
+        "log_to_stderr": util._log_to_stderr,  # type: ignore[attr-defined]
+        "authkey": process.current_process().authkey,
+        "name": name,
+        "sys_path": [original_dir if path == "" else path for path in sys.path],
+        "sys_argv": sys.argv,
+        "orig_dir": original_dir,
+        "dir": os.getcwd(),
+        "start_method": context._default_context.get_start_method(),
+    }
+    if util._logger is not None:  # type: ignore[attr-defined]
+        data["log_level"] = util._logger.getEffectiveLevel()  # type: ignore[attr-defined]
+    data.update(_main_module(original_dir))
+    return data
+
+
+def _main_module(original_dir: str | None) -> dict[str, str]:
+    """Where the child finds the main module: by name, by path, or not at all."""
+    main = sys.modules["__main__"]
+    if main_name := getattr(getattr(main, "__spec__", None), "name", None):
+        return {"init_main_from_name": main_name}
+    path = getattr(main, "__file__", None)
+    if path is None:
+        return {}
+    if not os.path.isabs(path) and original_dir is not None:
+        path = os.path.join(original_dir, path)
+    return {"init_main_from_path": os.path.normpath(path)}
+
+
+def prepare(data: dict[str, Any]) -> None:
+    """Make this process like its parent, as far as ``data`` tells."""
+    if (environ := data.pop("environ", None)) is not None:
+        os.environ.clear()
+        os.environ.update(environ)
+    if (start_method := data.pop("start_method", None)) is not None:
+        context._force_start_method(start_method)
+    _standard.prepare(data)

@@ -1,0 +1,125 @@
+"""A throw-away environment in which CPython's own tests of multiprocessing test phalanx.
+
+The tests that are installed with the interpreter are copied into a package ``phxsuite``, with every
+reference to the module ``multiprocessing`` - imports, attribute paths, patch targets, scripts in
+string literals - renamed. Nothing is aliased in ``sys.modules``: what a child imports is what
+phalanx's own launching code makes it import, and the real module stays importable beside it, since
+phalanx subclasses it. A virtual environment without pip makes the package and phalanx importable in
+every child, also under ``-I`` and ``-E``.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import test
+
+TESTS = Path(test.__file__).parent
+HERE = Path(__file__).parent
+PARTS = {
+    "processes": "only_type='processes'",
+    "manager": "only_type='manager'",
+    "threads": "only_type='threads'",
+    "misc": "exclude_types=True",
+}
+# Kept as it is: the text of a ResourceWarning.
+KEPT = "running multiprocessing pool"
+OURS = r"(?<![\w.])test\.(_test_multiprocessing|test_multiprocessing_\w+)"
+
+
+def renamed(source: str, module: str, path: list[str]) -> str:
+    """``source`` with every reference to the module ``multiprocessing`` made one to ``module``.
+
+    A script that runs with ``-E -S`` finds neither the copies nor phalanx: it is given ``path``.
+    """
+    lines = []
+    for old in source.splitlines(keepends=True):
+        new = old if KEPT in old else re.sub(r"(?<![\w.])multiprocessing(?!\w)", module, old)
+        new = re.sub(OURS, r"phxsuite.\1", new)
+        if "'from phxsuite._test" in new:
+            first = f"import sys; sys.path[:0] = {json.dumps(path)}; from phxsuite"
+            new = new.replace("from phxsuite", first, 1)
+        lines.append(new)
+    return "".join(lines)
+
+
+class Copies:
+    """The environment; a context manager that removes it."""
+
+    def __init__(self, module: str, origin: Path) -> None:
+        self.module = module
+        self.root = Path(tempfile.mkdtemp(prefix="phxsuite."))
+        venv = self.root / "venv"
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        self.site = venv / "lib" / version / "site-packages"
+        self.site.mkdir(parents=True)
+        self.python = self._interpreter(venv, version)
+        self._make_importable(origin)
+        self._copy_tests(path=[str(self.site), str(origin.parent.parent)])
+        # Once, so that no child spends its time limit on it.
+        compile_all = [self.python, "-m", "compileall", "-q", self.site]
+        subprocess.run(compile_all, env=self.env(), check=True)
+
+    def __enter__(self) -> "Copies":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def env(self, **more: str) -> dict[str, str]:
+        """The environment variables of a test run: the caller's, without what steers Python."""
+        steering = ("PYENV", "PYTHON", "VIRTUAL_ENV")
+        return {k: v for k, v in os.environ.items() if not k.startswith(steering)} | more
+
+    def _interpreter(self, venv: Path, version: str) -> Path:
+        base = Path(os.path.realpath(sys._base_executable))
+        (venv / "bin").mkdir()
+        python = venv / "bin" / version
+        python.symlink_to(base)
+        (venv / "bin" / "python").symlink_to(version)
+        (venv / "pyvenv.cfg").write_text(
+            f"home = {base.parent}\ninclude-system-site-packages = false\n"
+        )
+        return python
+
+    def _make_importable(self, origin: Path) -> None:
+        """Let the environment import what this interpreter imports: phalanx, cloudpickle."""
+        if self.module.partition(".")[0] == "multiprocessing":
+            return
+        folders = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+        lines = [f"import site; site.addsitedir({folder!r})" for folder in dict.fromkeys(folders)]
+        (self.site / "phxsuite_paths.pth").write_text(
+            "\n".join([*lines, str(origin.parent.parent)]) + "\n"
+        )
+
+    def _copy_tests(self, path: list[str]) -> None:
+        package = self.site / "phxsuite"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        for ours in ("listing.py", "worker.py"):
+            shutil.copy(HERE / ours, package)
+        for theirs in (
+            "_test_multiprocessing.py",
+            "test_multiprocessing_main_handling.py",
+            "mp_fork_bomb.py",
+            "mp_preload.py",
+        ):
+            source = (TESTS / theirs).read_text(encoding="utf-8")
+            copy = renamed(source, self.module, path)
+            (package / theirs).write_text(copy, encoding="utf-8")
+        # The drivers are five lines each, and some installations forget them.
+        for method in ("fork", "spawn", "forkserver"):
+            driver = package / f"test_multiprocessing_{method}"
+            driver.mkdir()
+            (driver / "__init__.py").touch()
+            for part, types in PARTS.items():
+                (driver / f"test_{part}.py").write_text(
+                    "from phxsuite._test_multiprocessing import install_tests_in_module_dict\n"
+                    f"install_tests_in_module_dict(globals(), {method!r}, {types})\n"
+                )

@@ -1,0 +1,144 @@
+"""What a process holds on to, so that a test can ask what it left behind.
+
+A ``Holdings`` counts child processes, threads, descriptors and shared memory, each by a name that
+survives being made anew: a pipe that is closed and another that is opened are no leak, a second
+pipe is. Everything that was started below us is our child, however deep and however orphaned, once
+``adopt_orphans`` was called.
+"""
+
+import ctypes
+import gc
+import os
+import signal
+import stat
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PR_SET_CHILD_SUBREAPER = 36  # <linux/prctl.h>
+
+Pids = dict[int, str]
+
+
+def adopt_orphans() -> None:
+    """Make orphans among our descendants children of ours, and not of ``init``."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot become the reaper of orphans")
+
+
+def descendants() -> Pids:
+    """Our children and theirs: process id to command line, without zombies."""
+    parents, found = {}, {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                state, parent = (
+                    Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[:2]
+                )
+            except OSError:
+                continue
+            parents[int(entry)] = (int(parent), state)
+    todo = [os.getpid()]
+    while todo:
+        parent = todo.pop()
+        for pid, (its_parent, state) in parents.items():
+            if its_parent == parent:
+                todo.append(pid)
+                if state not in "ZX":
+                    found[pid] = _command(pid)
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return "?"
+    return b" ".join(words).decode("utf-8", "replace").strip()
+
+
+def _descriptors() -> Counter[str]:
+    """What is open, by kind: ``socket``, ``pipe``, ``anon_inode:[pidfd]``, a path."""
+    found: Counter[str] = Counter()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{fd}")
+        except FileNotFoundError:
+            continue  # the descriptor of the listing itself
+        kind = target.partition(":[")[0] if target.endswith("]") else target
+        found[target if kind == "anon_inode" else kind] += 1
+    return found
+
+
+def _threads() -> Counter[str]:
+    """Python's threads by name, and all threads of the process by the name the kernel has."""
+    found = Counter(f"Python thread {thread.name}" for thread in threading.enumerate())
+    for task in os.listdir("/proc/self/task"):
+        try:
+            name = Path(f"/proc/self/task/{task}/comm").read_text().strip()
+        except OSError:
+            continue
+        found[f"thread {name}"] += 1
+    return found
+
+
+def _shared_memory() -> Counter[str]:
+    """Our user's files in ``/dev/shm``: shared memory, and POSIX semaphores as ``sem.*``."""
+    found: Counter[str] = Counter()
+    for entry in os.scandir("/dev/shm"):
+        try:
+            status = entry.stat(follow_symlinks=False)
+        except FileNotFoundError:
+            continue
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid():
+            found[f"/dev/shm/{entry.name}"] += 1
+    return found
+
+
+@dataclass
+class Holdings:
+    """What this process holds at one moment."""
+
+    processes: Pids = field(default_factory=descendants)
+    threads: Counter[str] = field(default_factory=_threads)
+    descriptors: Counter[str] = field(default_factory=_descriptors)
+    shared_memory: Counter[str] = field(default_factory=_shared_memory)
+
+    def since(self, before: "Holdings", helpers: frozenset[int] = frozenset()) -> list[str]:
+        """What is held now and was not ``before``, in words; ``helpers`` are processes to allow."""
+        leaked = [
+            f"process {pid}: {command}"
+            for pid, command in self.processes.items()
+            if pid not in before.processes and pid not in helpers
+        ]
+        for what in ("threads", "descriptors", "shared_memory"):
+            new: Counter[str] = getattr(self, what) - getattr(before, what)
+            kind = "descriptor " if what == "descriptors" else ""
+            leaked += [f"{kind}{name} (+{number})" for name, number in new.items()]
+        return leaked
+
+
+def leaked_since(
+    before: Holdings, within: float, helpers: frozenset[int] = frozenset()
+) -> list[str]:
+    """What is still held after ``within`` seconds that was not before; empty as soon as it is."""
+    deadline = time.monotonic() + within
+    gc.collect()  # a traceback's cycle is the test's, not the library's
+    while leaked := Holdings().since(before, helpers):
+        if time.monotonic() > deadline:
+            return leaked
+        time.sleep(0.01)
+    return []
+
+
+def kill_since(before: Holdings, helpers: frozenset[int] = frozenset()) -> None:
+    """Kill the processes that were started since, so that the next test has none of them."""
+    for pid in descendants():
+        if pid not in before.processes and pid not in helpers:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue

@@ -1,0 +1,51 @@
+"""What the documentation shows runs, and what it names exists."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+README = ROOT / "README.md"
+# A block of Python, and the block of what it prints if one follows.
+PROGRAM = re.compile(r"```python\n(.*?)```(?:\s+```text\n(.*?)```)?", re.DOTALL)
+PROGRAMS = PROGRAM.findall(README.read_text())
+
+
+def test_the_readme_has_programs():
+    assert len(PROGRAMS) >= 2
+
+
+@pytest.mark.parametrize(("source", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))
+def test_a_program_of_the_readme_runs_and_prints_what_it_says(tmp_path, source, printed):
+    script = tmp_path / "program.py"
+    script.write_text(source)
+    run = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=False, timeout=30
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout == (printed or run.stdout)
+
+
+def test_every_test_that_a_promise_names_exists():
+    here = Path(__file__).parent
+    tests = {
+        name
+        for file in here.glob("test_*.py")
+        for name in [file.name, *re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)]
+    }
+    named = re.findall(r"`(test_[\w.]+)(\*?)`", (ROOT / "docs" / "problems.md").read_text())
+    assert named
+    for name, star in named:
+        if star:
+            assert any(test.startswith(name) for test in tests), name
+        else:
+            assert name in tests
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "ARCHITECTURE.md"])
+def test_every_file_that_a_page_links_to_exists(page):
+    for target in re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text()):
+        assert (ROOT / target).exists(), target

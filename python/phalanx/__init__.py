@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from phalanx import context, process, reduction
+from phalanx import context as context
+from phalanx import process as process
+from phalanx import reduction as reduction
 from phalanx.context import _default_context
 
 if TYPE_CHECKING:
@@ -99,9 +101,11 @@ set_forkserver_preload = _default_context.set_forkserver_preload
 set_start_method = _default_context.set_start_method
 
 
-_SUBMODULES = frozenset(
-    "connection dummy exceptions forkserver heap managers pool queues resource_sharer "
-    "resource_tracker shared_memory sharedctypes spawn synchronize util".split()
+# Loaded when first asked for.
+_SUBMODULES = (
+    *("connection", "dummy", "exceptions", "forkserver", "heap", "managers", "pool", "queues"),
+    *("resource_sharer", "resource_tracker", "shared_memory", "sharedctypes", "spawn"),
+    *("synchronize", "util"),
 )
 
 

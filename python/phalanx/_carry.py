@@ -34,9 +34,7 @@ def is_by_reference(function: object) -> bool:
     """Is the function's pickle its name, so that workers may keep what it stands for?"""
     if isinstance(function, FunctionType | type):
         return True
-    return isinstance(function, BuiltinFunctionType) and isinstance(
-        function.__self__, ModuleType
-    )
+    return isinstance(function, BuiltinFunctionType) and isinstance(function.__self__, ModuleType)
 
 
 class _ByValue:

@@ -1,7 +1,6 @@
 """``multiprocessing.connection`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import connection
 from multiprocessing.connection import *  # noqa: F403
 

@@ -53,7 +53,7 @@ class BaseContext(_standard.BaseContext):
 
     _name: ClassVar[str]
 
-    def Pool(  # type: ignore[override]
+    def Pool(
         self,
         processes: int | None = None,
         initializer: Callable[..., object] | None = None,
@@ -79,9 +79,7 @@ class BaseContext(_standard.BaseContext):
 
         set_executable(executable)
 
-    def set_forkserver_preload(
-        self, module_names: list[str], *, on_error: str = "ignore"
-    ) -> None:
+    def set_forkserver_preload(self, module_names: list[str], *, on_error: str = "ignore") -> None:
         """Modules that the template of ``forkserver`` imports before it forks.
 
         ``on_error`` says what to do when one cannot be imported: ``"ignore"``, ``"warn"``, or

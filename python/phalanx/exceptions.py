@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal as _signal
 from multiprocessing import ProcessError
-from multiprocessing.pool import MaybeEncodingError
+from multiprocessing import pool as _pool
+from typing import Any
 
 __all__ = ["InitializerFailed", "RemoteError", "WorkerDied"]
+
+_MaybeEncodingError: Any = _pool.__dict__["MaybeEncodingError"]  # typeshed does not know it
 
 
 class WorkerDied(ProcessError, RuntimeError):
@@ -72,7 +75,7 @@ def _rebuild_worker_died(
     return cls(pid, exitcode, task=task, doing=doing)
 
 
-class RemoteError(MaybeEncodingError):
+class RemoteError(_MaybeEncodingError):  # type: ignore[misc]
     """An exception or a result of a task that could not be carried over from its worker.
 
     Attributes:

@@ -17,12 +17,15 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Sequence
-from multiprocessing import process, resource_tracker, util
+from multiprocessing import process, resource_tracker
+from multiprocessing import util as _util
 from typing import Any
 
 from phalanx import _phalanx, spawn
 
 __all__ = ["ensure_running", "get_inherited_fds", "set_forkserver_preload"]
+
+util: Any = _util  # for its private names
 
 _STOP_TIMEOUT = 10.0  # seconds
 _HINT_SIZE = 4000  # bytes
@@ -77,7 +80,9 @@ class ForkServer:
             BrokenPipeError: the template died, and so did the next.
         """
         # The template's interpreter starts meanwhile.
-        fds = [resource_tracker.getfd(), _phalanx.self_pidfd(), *fds]
+        tracker_fd = resource_tracker.getfd()
+        assert tracker_fd is not None
+        fds = [tracker_fd, _phalanx.self_pidfd(), *fds]
         with self._lock:
             template = self._running()
             hint = self._hint(modules)
@@ -108,11 +113,11 @@ class ForkServer:
     def _command(self) -> list[str]:
         data = spawn.get_preparation_data("ignore")
         wanted = ["sys_path", "sys_argv", "init_main_from_name", "init_main_from_path"]
-        settings = {key: data[key] for key in wanted if key in data}
-        settings.update(preload=self._preload_modules, on_error=self._on_error)
+        owner = {key: data[key] for key in wanted if key in data}
+        settings = (self._preload_modules, self._on_error, owner)
         if getattr(sys, "frozen", False):
             return [sys.executable, "--multiprocessing-fork", "template", repr(settings)]
-        return spawn._python_command(f"from phalanx.forkserver import main; main(**{settings!r})")
+        return spawn._python_command(f"from phalanx.forkserver import main; main(*{settings!r})")
 
     def _stop(self) -> None:
         """End the template; for tests."""
@@ -126,6 +131,19 @@ class ForkServer:
         self._template = None
 
 
+def _open_stdio() -> list[int]:
+    """The numbers of stdout and stderr, as far as they are open."""
+
+    def is_open(fd: int) -> bool:
+        try:
+            os.fstat(fd)
+        except OSError:
+            return False
+        return True
+
+    return [fd for fd in (1, 2) if is_open(fd)]
+
+
 _forkserver = ForkServer()
 ensure_running = _forkserver.ensure_running
 get_inherited_fds = _forkserver.get_inherited_fds
@@ -136,26 +154,22 @@ os.register_at_fork(after_in_child=_forkserver._after_fork)
 def _frozen_main(words: list[str]) -> None:
     import ast
 
-    main(**ast.literal_eval(words[0]))
+    main(*ast.literal_eval(words[0]))
 
 
-def main(
-    preload: list[str],
-    on_error: str,
-    sys_path: list[str],
-    sys_argv: list[str],
-    init_main_from_name: str | None = None,
-    init_main_from_path: str | None = None,
-) -> None:
-    """Be a template for the owner at the other end of the last argument's descriptor."""
+def main(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
+    """Be a template for the owner at the other end of the last argument's descriptor.
+
+    ``owner`` has the ``sys_path`` and ``sys_argv`` of that process, and where its main module is.
+    """
     server = _phalanx.TemplateServer(int(sys.argv[-1]))
     set_forkserver_preload(preload, on_error=on_error)
-    sys.path[:] = sys_path
-    sys.argv[:] = sys_argv
+    sys.path[:] = owner.pop("sys_path")
+    sys.argv[:] = owner.pop("sys_argv")
     for module in preload:
         try:
             if module == "__main__":
-                _import_main(init_main_from_name, init_main_from_path)
+                _import_main(owner)
             else:
                 __import__(module)
         except (Exception, SystemExit) as error:
@@ -165,8 +179,8 @@ def main(
                 import warnings
 
                 warnings.warn(f"failed to preload module {module!r}: {error}", stacklevel=2)
-    util._close_stdin()  # type: ignore[attr-defined]
-    util._flush_std_streams()  # type: ignore[attr-defined]
+    util._close_stdin()
+    util._flush_std_streams()
     # A ^C at the terminal is for the owner and its children.
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What is here now will be in every child: let its collections not write to these pages.
@@ -198,18 +212,17 @@ def _import_hinted(modules: list[str]) -> None:
             pass  # the child is going to say why
         finally:
             del this._inheriting
-    util._flush_std_streams()  # type: ignore[attr-defined]
+    util._flush_std_streams()
     if threading.active_count() > 1:
         sys.exit()  # a fork would lack these threads: leave it to the next template, without hints
     gc.freeze()
 
 
-def _import_main(name: str | None, path: str | None) -> None:
+def _import_main(owner: dict[str, Any]) -> None:
     this: Any = process.current_process()
     this._inheriting = True
     try:
-        main_module = {"init_main_from_name": name, "init_main_from_path": path}
-        spawn.prepare({key: value for key, value in main_module.items() if value is not None})
+        spawn.prepare(owner)
     finally:
         del this._inheriting
 
@@ -227,7 +240,7 @@ def _be_child(
         atexit._clear()
         atexit.register(util._exit_function)
         tracker_fd, parent_sentinel, *_forkserver._inherited_fds = fds
-        resource_tracker._resource_tracker._fd = tracker_fd
+        spawn._use_tracker(tracker_fd)
         code = spawn._main(fd, parent_sentinel)
     except Exception:
         sys.excepthook(*sys.exc_info())

@@ -1,7 +1,6 @@
 """``multiprocessing.heap`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import heap
 from multiprocessing.heap import *  # noqa: F403
 

@@ -1,7 +1,6 @@
 """``multiprocessing.managers`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import managers
 from multiprocessing.managers import *  # noqa: F403
 

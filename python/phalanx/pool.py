@@ -200,14 +200,11 @@ class Pool(_standard.Pool):
     def __repr__(self) -> str:
         cls = type(self)
         return (
-            f"<{cls.__module__}.{cls.__qualname__} "
-            f"state={self._state} pool_size={len(self._pool)}>"
+            f"<{cls.__module__}.{cls.__qualname__} state={self._state} pool_size={len(self._pool)}>"
         )
 
     def __reduce__(self) -> Any:
-        raise NotImplementedError(
-            "pool objects cannot be passed between processes or pickled"
-        )
+        raise NotImplementedError("pool objects cannot be passed between processes or pickled")
 
     def __enter__(self) -> Self:
         self._check_running()
@@ -265,9 +262,7 @@ class Pool(_standard.Pool):
         """
         items = _sliceable(iterable)
         extras = (self, None)
-        result = self._engine.map(
-            func, items, _chunk(chunksize), extras, star=False, wait=True
-        )
+        result = self._engine.map(func, items, _chunk(chunksize), extras, star=False, wait=True)
         return result.get()  # type: ignore[no-any-return]
 
     def starmap(
@@ -279,9 +274,7 @@ class Pool(_standard.Pool):
         """As :meth:`map`, for ``func(*x)``."""
         items = _sliceable(iterable)
         extras = (self, None)
-        result = self._engine.map(
-            func, items, _chunk(chunksize), extras, star=True, wait=True
-        )
+        result = self._engine.map(func, items, _chunk(chunksize), extras, star=True, wait=True)
         return result.get()  # type: ignore[no-any-return]
 
     def map_async(  # type: ignore[override]

@@ -8,12 +8,15 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-from multiprocessing import util
+from multiprocessing import util as _util
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from phalanx import _phalanx
 
 __all__ = ["Popen"]
+
+util: Any = _util  # for its private names
 
 
 class Popen:
@@ -27,7 +30,7 @@ class Popen:
     _child: _phalanx.Child
 
     def __init__(self, process_obj: BaseProcess) -> None:
-        util._flush_std_streams()  # type: ignore[attr-defined]
+        util._flush_std_streams()
         self.returncode: int | None = None
         self.finalizer = None
         self._launch(process_obj)
@@ -74,7 +77,7 @@ class Popen:
         self.pid = child.pid
         self.sentinel = child.fileno()
 
-    def _launch(self, process_obj: BaseProcess) -> None:
+    def _launch(self, process_obj: Any) -> None:
         parent_sentinel = _phalanx.self_pidfd()
         code = 1
         pid = os.fork()
@@ -84,9 +87,7 @@ class Popen:
         try:
             atexit._clear()
             atexit.register(util._exit_function)
-            code = process_obj._bootstrap(  # type: ignore[attr-defined]
-                parent_sentinel=parent_sentinel
-            )
+            code = process_obj._bootstrap(parent_sentinel=parent_sentinel)
         finally:
             atexit._run_exitfuncs()
             os._exit(code)

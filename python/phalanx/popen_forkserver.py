@@ -6,6 +6,7 @@ As CPython 3.13, ``Lib/multiprocessing/popen_forkserver.py``.
 from __future__ import annotations
 
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from phalanx import forkserver, popen_fork, spawn
 
@@ -37,11 +38,12 @@ class Popen(popen_fork.Popen):
         self._fds.append(fd)
         return len(self._fds) - 1
 
-    def _launch(self, process_obj: BaseProcess) -> None:
+    def _launch(self, process_obj: Any) -> None:
         data = spawn.get_preparation_data(process_obj._name)
         forkserver.ensure_running()
-        data.update(forkserver._forkserver.changes())
+        stdio = forkserver._open_stdio()
+        data.update(forkserver._forkserver.changes(), stdio=stdio)
         payload = spawn._dump(self, data, process_obj)
         target = getattr(process_obj, "_target", None)
         modules = [type(process_obj).__module__, getattr(target, "__module__", None) or ""]
-        self._watch(forkserver._forkserver.launch(bytes(payload), self._fds, modules))
+        self._watch(forkserver._forkserver.launch(bytes(payload), [*self._fds, *stdio], modules))

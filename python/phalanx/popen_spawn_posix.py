@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from phalanx import _phalanx, popen_fork, spawn
 
@@ -40,9 +41,10 @@ class Popen(popen_fork.Popen):
         self._fds.append(fd)
         return fd
 
-    def _launch(self, process_obj: BaseProcess) -> None:
+    def _launch(self, process_obj: Any) -> None:
         payload = spawn._dump(self, spawn.get_preparation_data(process_obj._name), process_obj)
         tracker_fd = resource_tracker.getfd()
+        assert tracker_fd is not None
         parent_sentinel = _phalanx.self_pidfd()
         with open(os.memfd_create("phalanx-payload"), "w+b", buffering=0) as file:
             file.write(payload)

@@ -1,7 +1,6 @@
 """``multiprocessing.process`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import process
 from multiprocessing.process import *  # noqa: F403
 

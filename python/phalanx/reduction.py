@@ -1,7 +1,6 @@
 """``multiprocessing.reduction`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import reduction
 from multiprocessing.reduction import *  # noqa: F403
 

@@ -1,7 +1,6 @@
 """``multiprocessing.resource_sharer`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import resource_sharer
 from multiprocessing.resource_sharer import *  # noqa: F403
 

@@ -1,7 +1,6 @@
 """``multiprocessing.resource_tracker`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import resource_tracker
 from multiprocessing.resource_tracker import *  # noqa: F403
 

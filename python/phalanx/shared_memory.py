@@ -1,7 +1,6 @@
 """``multiprocessing.shared_memory`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import shared_memory
 from multiprocessing.shared_memory import *  # noqa: F403
 

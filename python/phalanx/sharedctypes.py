@@ -1,7 +1,6 @@
 """``multiprocessing.sharedctypes`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import sharedctypes
 from multiprocessing.sharedctypes import *  # noqa: F403
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from multiprocessing import process, reduction, util
-from multiprocessing import spawn as _standard
+from multiprocessing import process as _process
+from multiprocessing import reduction as _reduction
+from multiprocessing import spawn as _spawn
+from multiprocessing import util as _util
 from multiprocessing.process import BaseProcess
 from multiprocessing.spawn import get_executable, import_main_path, set_executable
 from typing import Any, NoReturn
@@ -26,6 +28,12 @@ __all__ = [
     "set_executable",
 ]
 
+# For their private names.
+process: Any = _process
+reduction: Any = _reduction
+util: Any = _util
+_standard: Any = _spawn
+
 #: A child may not find this package by itself, run with ``-I``, ``-S`` or from a zip file.
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -33,7 +41,7 @@ _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 def _python_command(code: str) -> list[str]:
     """The command line that runs ``code`` as our children's first line."""
     find_us = f"import sys; sys.path.insert(0, {_PACKAGE_PARENT!r}); "
-    options: list[str] = util._args_from_interpreter_flags()  # type: ignore[attr-defined]
+    options: list[str] = util._args_from_interpreter_flags()
     return [os.fsdecode(get_executable()), *options, "-c", find_us + code]
 
 
@@ -65,7 +73,8 @@ def freeze_support() -> None:
         _frozen_main(sys.argv[3:])
         sys.exit()
     words = (arg.split("=") for arg in sys.argv[2:])
-    spawn_main(**{name: None if value == "None" else int(value) for name, value in words})
+    kwds: dict[str, Any] = {k: None if value == "None" else int(value) for k, value in words}
+    spawn_main(**kwds)
 
 
 def spawn_main(
@@ -76,27 +85,32 @@ def spawn_main(
 ) -> NoReturn:
     """Be the child whose orders are to be read from the descriptor ``pipe_handle``."""
     assert is_forking(sys.argv), "Not forking"
+    _use_tracker(tracker_fd)
+    sys.exit(_main(pipe_handle, parent_sentinel))
+
+
+def _use_tracker(fd: int | None) -> None:
     from multiprocessing import resource_tracker
 
-    resource_tracker._resource_tracker._fd = tracker_fd
-    sys.exit(_main(pipe_handle, parent_sentinel))
+    tracker: Any = resource_tracker._resource_tracker
+    tracker._fd = fd
 
 
 def _main(fd: int, parent_sentinel: int | None) -> int:
     """Run what the orders in ``fd`` say; the exit code."""
-    this: Any = process.current_process()
+    this = process.current_process()
     with open(fd, "rb") as from_parent:
         this._inheriting = True
         try:
-            prepare(reduction.pickle.load(from_parent))  # type: ignore[attr-defined]
-            process_obj = reduction.pickle.load(from_parent)  # type: ignore[attr-defined]
+            prepare(reduction.pickle.load(from_parent))
+            process_obj = reduction.pickle.load(from_parent)
         finally:
             del this._inheriting
     code: int = process_obj._bootstrap(parent_sentinel)
     return code
 
 
-def _dump(popen: object, data: dict[str, Any], process_obj: BaseProcess) -> memoryview:
+def _dump(popen: Any, data: dict[str, Any], process_obj: BaseProcess) -> memoryview:
     """The orders for a child: its preparation, then its process object."""
     orders = io.BytesIO()
     context.set_spawning_popen(popen)
@@ -115,10 +129,10 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         RuntimeError: this process is itself still being prepared, so the main module has no
             ``if __name__ == "__main__"``.
     """
-    _standard._check_not_importing_main()  # type: ignore[attr-defined]
-    original_dir = process.ORIGINAL_DIR  # type: ignore[attr-defined]
+    _standard._check_not_importing_main()
+    original_dir = process.ORIGINAL_DIR
     data: dict[str, Any] = {
-        "log_to_stderr": util._log_to_stderr,  # type: ignore[attr-defined]
+        "log_to_stderr": util._log_to_stderr,
         "authkey": process.current_process().authkey,
         "name": name,
         "sys_path": [original_dir if path == "" else path for path in sys.path],
@@ -127,8 +141,8 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         "dir": os.getcwd(),
         "start_method": context._default_context.get_start_method(),
     }
-    if util._logger is not None:  # type: ignore[attr-defined]
-        data["log_level"] = util._logger.getEffectiveLevel()  # type: ignore[attr-defined]
+    if util._logger is not None:
+        data["log_level"] = util._logger.getEffectiveLevel()
     data.update(_main_module(original_dir))
     return data
 
@@ -151,6 +165,17 @@ def prepare(data: dict[str, Any]) -> None:
     if (environ := data.pop("environ", None)) is not None:
         os.environ.clear()
         os.environ.update(environ)
+    for number in reversed(data.pop("stdio", [])):
+        _take_stdio(number)
     if (start_method := data.pop("start_method", None)) is not None:
         context._force_start_method(start_method)
     _standard.prepare(data)
+
+
+def _take_stdio(number: int) -> None:
+    """Write to where the parent writes, and not to where it wrote when the template began."""
+    from phalanx.forkserver import get_inherited_fds
+
+    fd = get_inherited_fds().pop()
+    os.dup2(fd, number)
+    os.close(fd)

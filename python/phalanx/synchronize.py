@@ -1,7 +1,6 @@
 """``multiprocessing.synchronize`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import synchronize
 from multiprocessing.synchronize import *  # noqa: F403
 

@@ -1,7 +1,6 @@
 """``multiprocessing.util`` itself, under this package's name."""
 
 import sys
-
 from multiprocessing import util
 from multiprocessing.util import *  # noqa: F403
 

@@ -333,7 +333,8 @@ impl Shared {
     fn serve(state: &mut State) -> bool {
         let mut done = false;
         for worker in 0..state.desks.len() {
-            if state.desks[worker].has_mail() {
+            // A worker may be quicker to write than its owner is to write down who it is.
+            if state.desks[worker].staff.is_some() && state.desks[worker].has_mail() {
                 state.read(worker);
                 done = true;
             }
@@ -565,6 +566,7 @@ impl Core {
             state.desks[seating.seat].staff = None;
             let _ = child.signal(libc::SIGKILL);
         }
+        state.read(seating.seat);
         self.0.unlock(state);
         watched
     }

@@ -5,14 +5,18 @@ side can import (lambdas, closures, what a notebook or a REPL defines) goes by v
 cloudpickle. Exceptions travel in an envelope that can be opened whatever is inside.
 """
 
+from __future__ import annotations
+
 import io
 import pickle
 import sys
-import traceback
-from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType, ModuleType
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
 
 __all__: list[str] = []
 
@@ -62,9 +66,9 @@ def portable(function: Callable[..., object] | None) -> Callable[..., object] | 
 
 def dumps_by_value(obj: object, what: str) -> bytes:
     """Pickle ``obj`` with all that belongs to ``__main__`` or has no importable name by value."""
-    import cloudpickle  # noqa: PLC0415 - slow to import, and seldom needed
+    import cloudpickle  # slow to import, and seldom needed
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined]
+    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         dispatch_table = {  # noqa: RUF012
             **cloudpickle.Pickler.dispatch_table,
             **ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
@@ -121,6 +125,8 @@ def describe(error: BaseException, by_value: bool) -> bytes:
 
     The pickle is there if the exception can be rebuilt from it, which is tried here.
     """
+    import traceback
+
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     name = f"{type(error).__module__}.{type(error).__qualname__}"
     try:
@@ -143,7 +149,7 @@ def describe(error: BaseException, by_value: bool) -> bytes:
 
 def describe_result(error: BaseException, result: object) -> bytes:
     """Put into an envelope that ``result`` cannot be pickled because of ``error``."""
-    from multiprocessing.pool import MaybeEncodingError  # noqa: PLC0415
+    from multiprocessing.pool import MaybeEncodingError  # type: ignore[attr-defined]
 
     wrapped = MaybeEncodingError(error, result)
     wrapped.__cause__ = error
@@ -152,7 +158,7 @@ def describe_result(error: BaseException, result: object) -> bytes:
 
 def revive(envelope: bytes) -> BaseException:
     """Take an exception out of its envelope, with the remote traceback as its cause."""
-    from .exceptions import RemoteError  # noqa: PLC0415
+    from .exceptions import RemoteError
 
     body, name, message, text = pickle.loads(envelope)
     error: Any = None
@@ -163,12 +169,14 @@ def revive(envelope: bytes) -> BaseException:
             error = None
     if not isinstance(error, BaseException):
         error = RemoteError(name, message, text)
-    error.__cause__ = remote_traceback(text)
-    return error
+    revived: BaseException = error
+    revived.__cause__ = remote_traceback(text)
+    return revived
 
 
 def remote_traceback(text: str) -> BaseException:
     """An exception that shows the traceback of another process, to be a cause."""
-    from multiprocessing.pool import RemoteTraceback  # noqa: PLC0415
+    from multiprocessing.pool import RemoteTraceback  # type: ignore[attr-defined]
 
-    return RemoteTraceback(f'\n"""\n{text}"""')
+    cause: BaseException = RemoteTraceback(f'\n"""\n{text}"""')
+    return cause

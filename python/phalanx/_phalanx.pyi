@@ -1,7 +1,23 @@
 """The engine, as Python sees it."""
 
-from collections.abc import Sequence
-from typing import final
+from collections.abc import Callable, Sequence
+from typing import Any, Self, TypeAlias, final
+
+__all__ = [
+    "AsyncResult",
+    "Child",
+    "Feeder",
+    "IMapIterator",
+    "Pool",
+    "Request",
+    "Seating",
+    "Template",
+    "TemplateServer",
+    "Worker",
+    "child_of",
+    "self_pidfd",
+    "spawn",
+]
 
 @final
 class Child:
@@ -45,9 +61,7 @@ class Template:
     """A warm process that forks when asked."""
 
     @staticmethod
-    def start(
-        path: bytes, args: Sequence[bytes], env: Sequence[bytes] | None = None
-    ) -> Template:
+    def start(path: bytes, args: Sequence[bytes], env: Sequence[bytes] | None = None) -> Template:
         """Run the program that is to be a `TemplateServer` of its last argument's descriptor."""
 
     @property
@@ -96,3 +110,179 @@ class Request:
 
     def close(self) -> None:
         """Close the descriptors that were not taken."""
+
+#: The pool that a call belongs to; and, if it has callbacks, a number for it and the two of them.
+_Extras: TypeAlias = tuple[
+    object,
+    tuple[int, Callable[[Any], object] | None, Callable[[BaseException], object] | None] | None,
+]
+
+@final
+class Seating:
+    """A seat on offer: what a new worker is started with."""
+
+    @property
+    def seat(self) -> int:
+        """The seat's number."""
+
+    @property
+    def memory(self) -> int:
+        """The descriptor of the pool's memory."""
+
+    @property
+    def event(self) -> int:
+        """The descriptor of the event that wakes the pool's engine thread."""
+
+    @property
+    def lifeline(self) -> int:
+        """The worker's end of its lifeline."""
+
+@final
+class Worker:
+    """A worker of a pool, in its own process."""
+
+    def __new__(cls, memory: int, event: int, lifeline: int, seat: int) -> Self:
+        """Take a seat; copies are made of the descriptors. The process now ends with its owner."""
+
+    def unfit(self, message: str, traceback: str) -> None:
+        """Say that this worker cannot be readied."""
+
+    def serve(self, maxtasks: int | None = None) -> None:
+        """Run tasks until the pool says to leave, or ``maxtasks`` of them have been run."""
+
+@final
+class AsyncResult:
+    """The results of one call, which several threads may wait for."""
+
+    def get(self, timeout: float | None = None) -> Any:
+        """What the call returned; what it raised is raised here.
+
+        Raises:
+            multiprocessing.TimeoutError: after ``timeout`` seconds.
+            WorkerDied: the worker died that was running it.
+            ValueError: the pool was terminated.
+        """
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has ended, or ``timeout`` seconds have passed."""
+
+    def ready(self) -> bool:
+        """Has the call ended?"""
+
+    def successful(self) -> bool:
+        """Did it end without an exception?
+
+        Raises:
+            ValueError: it has not ended.
+        """
+
+    def announce(self) -> None:
+        """See to it that the end becomes an errand of the pool, if there is a callback."""
+
+    def call_back(self) -> None:
+        """Call the callback that fits the end. For the thread that runs the pool's errands."""
+
+@final
+class IMapIterator:
+    """The results of an ``imap``, while its input is still being read."""
+
+    def __iter__(self) -> Self: ...
+    def __next__(self) -> Any: ...
+    def next(self, timeout: float | None = None) -> Any:
+        """The next result.
+
+        Raises:
+            multiprocessing.TimeoutError: after ``timeout`` seconds.
+            StopIteration: there are no more.
+            ValueError: the pool was joined before the input was read to its end.
+        """
+
+    def feeder(self) -> Feeder:
+        """The other end, for the thread that reads the input."""
+
+    def reading(self) -> bool:
+        """Is the input being read still?"""
+
+    def drain(self) -> bool:
+        """Read the whole input, if it is known to end or nobody has begun to take results."""
+
+    def stop(self) -> None:
+        """Read no more of the input."""
+
+@final
+class Feeder:
+    """The end of an ``IMapIterator`` that puts items."""
+
+    def put(self, items: list[Any]) -> bool:
+        """Submit a chunk, first waiting for room. False: nobody wants it any more."""
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Say that the input has ended, with this exception or with none."""
+
+@final
+class Pool:
+    """The engine's part of a pool."""
+
+    def __new__(cls, workers: int) -> Self: ...
+    def prepare(self, seat: int) -> Seating:
+        """Offer a seat that is empty.
+
+        Raises:
+            ValueError: the pool has ended, or the seat is taken.
+        """
+
+    def seat(self, seating: Seating, child: Child) -> None:
+        """Say that a process has been started in the seat."""
+
+    def errand(self) -> tuple[str, int] | None:
+        """Wait for something that needs Python: ``("staff", seat)`` or ``("done", token)``.
+
+        ``None``: the pool has ended.
+        """
+
+    def apply(
+        self,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        extras: _Extras,
+    ) -> AsyncResult:
+        """Submit one call."""
+
+    def map(
+        self,
+        function: Callable[..., Any],
+        items: Any,
+        chunk: int | None,
+        extras: _Extras,
+        *,
+        star: bool,
+        wait: bool,
+    ) -> AsyncResult:
+        """Submit a call for each item; ``wait`` lets the first ones be measured meanwhile."""
+
+    def imap(
+        self,
+        function: Callable[..., Any],
+        input: Any,
+        chunk: int,
+        pool: object,
+        *,
+        prompt: bool,
+        sized: bool,
+        buffer: int | None,
+        ordered: bool,
+    ) -> IMapIterator:
+        """Submit a call for each item as there is room; a ``prompt`` input is read right here."""
+
+    def close(self) -> None:
+        """Accept no more tasks."""
+
+    def terminate(self, why: str) -> None:
+        """End the pool; who still waits is told ``why``."""
+
+    def kill(self) -> None:
+        """Kill the workers that are still there."""
+
+    def wait_ended(self, timeout: float | None = None) -> bool:
+        """Wait until no worker is left. False: ``timeout`` seconds have passed."""

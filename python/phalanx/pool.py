@@ -21,35 +21,30 @@ the pool is terminated    ``ValueError`` for calls that wait
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
-import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import pool as _standard
-from multiprocessing import reduction, util
-from multiprocessing.pool import (
-    CLOSE,
-    INIT,
-    RUN,
-    TERMINATE,
-    MaybeEncodingError,
-    RemoteTraceback,
-    ThreadPool,
-)
+from multiprocessing import util
+from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, ThreadPool
 from multiprocessing.process import BaseProcess
 from types import TracebackType
 from typing import Any, Self
 
 from . import _carry, _phalanx
 from ._phalanx import AsyncResult, IMapIterator
+from ._worker import Seat, worker
 from .context import _default_context
 
 __all__ = ["Pool", "ThreadPool"]
 
+# For those who look here.
+ExceptionWithTraceback = _standard.ExceptionWithTraceback  # type: ignore[attr-defined]
+MaybeEncodingError = _standard.MaybeEncodingError  # type: ignore[attr-defined]
+RemoteTraceback = _standard.RemoteTraceback  # type: ignore[attr-defined]
 ApplyResult = AsyncResult
 MapResult = AsyncResult
 IMapUnorderedIterator = IMapIterator
@@ -59,59 +54,6 @@ _PROMPT = (list, tuple, range, dict, set, frozenset, str, bytes, bytearray)
 
 GRACE = 2  # seconds that a worker has to end after SIGTERM
 ATTEMPTS = 5  # to start a worker in the place of one that has gone
-
-
-class _Seat:
-    """What a worker is started with: numbers of descriptors, and which seat is its own."""
-
-    def __init__(self, seating: _phalanx.Seating) -> None:
-        self._fds: tuple[Any, ...] = (seating.memory, seating.event, seating.lifeline)
-        self._seat = seating.seat
-
-    def __getstate__(self) -> tuple[Any, ...]:
-        return tuple(map(reduction.DupFd, self._fds)), self._seat
-
-    def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self._fds, self._seat = state
-
-    def sit(self) -> _phalanx.Worker:
-        """In the worker: take the seat."""
-        if isinstance(self._fds[0], int):  # forked: they are the parent's
-            return _phalanx.Worker(*self._fds, self._seat)
-        fds = [fd.detach() for fd in self._fds]
-        try:
-            return _phalanx.Worker(*fds, self._seat)
-        finally:
-            for fd in fds:
-                os.close(fd)
-
-
-def _let_the_parent_decide(signum: int, frame: object) -> None:
-    """A Ctrl-C in the terminal reaches all processes: only the parent's counts.
-
-    A handler and not SIG_IGN, which programs that a task runs would inherit.
-    """
-
-
-def worker(
-    seat: _Seat,
-    initializer: Callable[..., object] | None = None,
-    initargs: Iterable[Any] = (),
-    maxtasks: int | None = None,
-) -> None:
-    """What a worker process does."""
-    desk = seat.sit()
-    signal.signal(signal.SIGINT, _let_the_parent_decide)
-    if initializer is not None:
-        try:
-            initializer(*initargs)
-        except BaseException as error:
-            message = "".join(traceback.format_exception_only(error)).strip()
-            desk.unfit(message, traceback.format_exc())
-            sys.exit(1)
-    util.debug("worker ready")
-    desk.serve(maxtasks)
-    util.debug("worker leaving")
 
 
 class Pool(_standard.Pool):
@@ -194,7 +136,10 @@ class Pool(_standard.Pool):
     def __del__(self) -> None:
         if self._state == RUN and getattr(self, "_owner", 0) == os.getpid():
             warnings.warn(
-                f"unclosed running multiprocessing pool {self!r}", ResourceWarning, source=self
+                f"unclosed running multiprocessing pool {self!r}",
+                ResourceWarning,
+                stacklevel=2,
+                source=self,
             )
 
     def __repr__(self) -> str:
@@ -364,7 +309,7 @@ class Pool(_standard.Pool):
     # -- inside
 
     @staticmethod
-    def Process(ctx: Any, *args: Any, **kwds: Any) -> BaseProcess:
+    def Process(ctx: Any, *args: Any, **kwds: Any) -> BaseProcess:  # type: ignore[override]
         """Make a worker's process; a subclass may make another."""
         process: BaseProcess = ctx.Process(*args, **kwds)
         return process
@@ -372,7 +317,7 @@ class Pool(_standard.Pool):
     def _hire(self, seat: int) -> BaseProcess:
         """Start a worker."""
         seating = self._engine.prepare(seat)
-        arguments = (_Seat(seating), self._initializer, self._initargs, self._maxtasksperchild)
+        arguments = (Seat(seating), self._initializer, self._initargs, self._maxtasksperchild)
         process = self.Process(self._ctx, target=worker, args=arguments)
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = True
@@ -481,7 +426,7 @@ class Pool(_standard.Pool):
         return stream
 
     @classmethod
-    def _terminate_pool(  # type: ignore[override]
+    def _terminate_pool(
         cls,
         engine: _phalanx.Pool,
         processes: list[BaseProcess],

@@ -420,16 +420,18 @@ def test_the_main_module_and_the_targets_are_imported_once(tmp_path):
     assert lines.count("imported late") == 2  # here, and in the template
 
 
-def test_a_module_that_the_template_cannot_have_is_left_to_the_children(tmp_path):
+@pytest.mark.parametrize(
+    "deed", ["os._exit(1)", "threading.Thread(target=time.sleep, args=(600,), daemon=True).start()"]
+)
+def test_a_module_that_does_not_agree_with_the_template_is_left_to_the_children(tmp_path, deed):
     program(
         tmp_path,
-        """
-        import os, phalanx
-        if phalanx.parent_process() is None and phalanx.current_process().__dict__.get(
-            "_inheriting"
-        ):
-            os._exit(1)
-        def work(): raise SystemExit(8)
+        f"""
+        import os, sys, threading, time, phalanx
+        this = phalanx.current_process()
+        if this.name == "MainProcess" and getattr(this, "_inheriting", False):
+            {deed}
+        def work(): sys.exit(8 + threading.active_count())
         """,
         name="shy.py",
     )
@@ -439,15 +441,14 @@ def test_a_module_that_the_template_cannot_have_is_left_to_the_children(tmp_path
         import phalanx
         if __name__ == "__main__":
             import shy
-            ctx = phalanx.get_context("forkserver")
-            phalanx.set_forkserver_preload([])
-            process = ctx.Process(target=shy.work)
+            process = phalanx.get_context("forkserver").Process(target=shy.work)
             process.start()
             process.join()
             raise SystemExit(process.exitcode)
         """,
     )
-    assert python(script).returncode in {1, 8}
+    result = python(script)
+    assert (result.stderr, result.returncode) == ("", 9)
 
 
 @pytest.mark.parametrize(("on_error", "ok"), [("ignore", True), ("warn", True), ("fail", False)])

@@ -1,7 +1,7 @@
 //! Processes: the glue between `phalanx::process` and `phalanx._phalanx`.
 
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, AsFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -151,7 +151,8 @@ impl Template {
         fds: Vec<RawFd>,
         hint: Option<&[u8]>,
     ) -> PyResult<Child> {
-        let mut launch = self.0.launch(payload, &fds, hint.unwrap_or_default()).map_err(|e| raise(py, &e))?;
+        let mut launch =
+            self.0.launch(payload, &fds, hint.unwrap_or_default()).map_err(|e| raise(py, &e))?;
         let child = interruptible(py, None, |slice| launch.wait_until(slice))?;
         child.map(Child::new).ok_or_else(|| PyValueError::new_err("asked twice"))
     }
@@ -225,9 +226,7 @@ impl Request {
 
     fn take(&self) -> PyResult<(RawFd, Vec<RawFd>)> {
         let request = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        request
-            .map(engine::Request::into_fds)
-            .ok_or_else(|| PyValueError::new_err("taken already"))
+        request.map(engine::Request::into_fds).ok_or_else(|| PyValueError::new_err("taken already"))
     }
 
     fn close(&self) {

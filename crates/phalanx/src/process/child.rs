@@ -121,7 +121,8 @@ impl Child {
             if let Some(exit) = self.try_exit()? {
                 return Ok(Some(exit));
             }
-            if !wait_readable(&self.pidfd, deadline).map_err(|e| Error::os("wait for a child", e))?
+            if !wait_readable(&self.pidfd, deadline)
+                .map_err(|e| Error::os("wait for a child", e))?
             {
                 return Ok(None);
             }

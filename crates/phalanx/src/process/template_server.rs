@@ -192,18 +192,19 @@ impl TemplateServer {
             }
             Ok(_) | Err(_) => return Ok(Some(Next::End)),
         };
-        let (mut request, total) = match (Message::decode(&bytes[..received.len]), self.arriving.take()) {
-            (Some(Message::Request { id, fds }), _) => {
-                let hint = bytes[LEN..received.len].to_vec();
-                (Request { id, hint, fds: Vec::new() }, fds)
-            }
-            (Some(Message::Rest { id }), Some((request, total))) if request.id == id => {
-                (request, total)
-            }
-            // The rest of a request that was refused.
-            (Some(Message::Rest { .. }), _) => return Ok(None),
-            _ => return Ok(Some(Next::End)),
-        };
+        let (mut request, total) =
+            match (Message::decode(&bytes[..received.len]), self.arriving.take()) {
+                (Some(Message::Request { id, fds }), _) => {
+                    let hint = bytes[LEN..received.len].to_vec();
+                    (Request { id, hint, fds: Vec::new() }, fds)
+                }
+                (Some(Message::Rest { id }), Some((request, total))) if request.id == id => {
+                    (request, total)
+                }
+                // The rest of a request that was refused.
+                (Some(Message::Rest { .. }), _) => return Ok(None),
+                _ => return Ok(Some(Next::End)),
+            };
         request.fds.extend(received.fds);
         if request.fds.len() < total {
             self.arriving = Some((request, total));

@@ -1,3 +1,4 @@
 //! The integration tests, in one binary: one file a promise.
 
+mod child;
 mod tidy;

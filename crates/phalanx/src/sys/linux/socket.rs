@@ -36,9 +36,7 @@ pub(crate) fn send(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many descriptors"));
     }
     let flags = if wait { SendFlags::empty() } else { SendFlags::DONTWAIT };
-    retry(|| {
-        sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags | SendFlags::NOSIGNAL)
-    })?;
+    retry(|| sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags | SendFlags::NOSIGNAL))?;
     Ok(())
 }
 
@@ -53,8 +51,7 @@ pub(crate) fn try_receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Rec
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let message =
-        retry(|| recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags))?;
+    let message = retry(|| recvmsg(&socket, &mut [IoSliceMut::new(bytes)], &mut control, flags))?;
     let mut fds = Vec::new();
     for part in control.drain() {
         if let RecvAncillaryMessage::ScmRights(rights) = part {

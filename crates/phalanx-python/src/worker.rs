@@ -58,7 +58,7 @@ impl Worker {
                     self.engine.finish(returned, &bytes);
                 }
                 Duty::Idle => {
-                    let engine = &self.engine;
+                    let engine = &mut self.engine;
                     let slice = Instant::now() + SLICE;
                     py.detach(|| engine.sleep(Some(slice)));
                     py.check_signals()?;

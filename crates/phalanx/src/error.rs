@@ -43,6 +43,18 @@ pub struct WorkerDied {
     pub exit: Option<Exit>,
     /// What it was doing: "running a task", "starting".
     pub doing: &'static str,
+    /// The name of the task, where it is known.
+    pub task: Option<&'static str>,
+}
+
+impl WorkerDied {
+    pub(crate) fn new(pid: u32, exit: Option<Exit>, doing: &'static str) -> Self {
+        Self { pid, exit, doing, task: None }
+    }
+
+    pub(crate) fn at(self, task: &'static str) -> Self {
+        Self { task: Some(task), ..self }
+    }
 }
 
 impl fmt::Display for WorkerDied {
@@ -53,6 +65,9 @@ impl fmt::Display for WorkerDied {
             None => f.write_str("died")?,
         }
         write!(f, " while {}", self.doing)?;
+        if let Some(task) = self.task {
+            write!(f, ", `{task}`")?;
+        }
         if self.exit.is_some_and(|exit| exit.signal() == Some(libc::SIGKILL)) {
             f.write_str(" (nobody but the kernel's out-of-memory killer sends SIGKILL unasked)")?;
         }
@@ -128,6 +143,12 @@ impl Error {
     #[must_use]
     pub fn is_task_failure(&self) -> bool {
         matches!(&*self.0, Kind::Task { .. })
+    }
+
+    /// Was there a value that could not be written for another process, or not be read there?
+    #[must_use]
+    pub fn is_codec(&self) -> bool {
+        matches!(&*self.0, Kind::Codec { .. })
     }
 
     /// Did the initializer of a worker fail?

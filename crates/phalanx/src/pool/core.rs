@@ -266,13 +266,13 @@ impl State {
         desk.clear();
         self.scheduler.died(worker, &lost, Instant::now());
         for task in lost {
-            let died = WorkerDied { pid, exit, doing: "running a task" };
+            let died = WorkerDied::new(pid, exit, "running a task");
             self.finish(task, Outcome::Lost(died), Duration::ZERO);
         }
         if !staff.ready && matches!(self.phase, Phase::Open | Phase::Closing) {
             self.stillborn += 1;
             if self.stillborn >= STILLBORN {
-                self.fail(WorkerDied { pid, exit, doing: "starting" }.into());
+                self.fail(WorkerDied::new(pid, exit, "starting").into());
             }
         }
         let tasks = self.scheduler.outstanding() > 0;
@@ -647,6 +647,19 @@ impl Core {
         // Leaving or broken before: those who have not left yet are not waited for.
         let staff = state.desks.iter().filter_map(|desk| desk.staff.as_ref());
         staff.for_each(|staff| drop(staff.child.signal(libc::SIGTERM)));
+        self.0.unlock(state);
+        self.0.nudge();
+        Ok(())
+    }
+
+    /// Ends the pool because it cannot go on: all that has not ended is told why.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn fail(&self, why: Error) -> Result<()> {
+        let mut state = self.0.lock()?;
+        state.fail(why);
         self.0.unlock(state);
         self.0.nudge();
         Ok(())

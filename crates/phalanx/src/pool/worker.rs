@@ -10,7 +10,7 @@
 
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::task::{MORE, to_owner, to_worker};
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::shm::{
 };
 use crate::sys::futex::Woken;
 use crate::sys::socket::duplicate;
-use crate::sys::{Event, die_with_owner};
+use crate::sys::{Event, die_with_owner, trim};
 
 /// A worker in its own process.
 #[derive(Debug)]
@@ -36,7 +36,12 @@ pub struct Worker {
     /// The task that is being run.
     running: u64,
     began: Instant,
+    /// Has run something since it gave unused memory back.
+    worked: bool,
 }
+
+/// A worker that has had nothing to do for so long gives unused memory back.
+const IDLE: Duration = Duration::from_millis(100);
 
 /// What a worker has to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -77,6 +82,7 @@ impl Worker {
             partial: Vec::new(),
             running: 0,
             began: Instant::now(),
+            worked: true,
             seat,
         })
     }
@@ -117,6 +123,7 @@ impl Worker {
                 to_worker::RUN if self.seat.claim(head.claim).take(head.task) => {
                     self.life = self.life.map(|life| life - 1);
                     self.running = head.task;
+                    self.worked = true;
                     self.began = Instant::now();
                     return Ok(Duty::Run(head.extra, head.flags, body));
                 }
@@ -134,9 +141,20 @@ impl Worker {
 
     /// Sleeps until there may be something to do, until the deadline, or until a signal handler
     /// has run.
-    pub fn sleep(&self, deadline: Option<Instant>) {
+    ///
+    /// What earlier tasks allocated and freed goes back to the system when it has slept a while.
+    pub fn sleep(&mut self, deadline: Option<Instant>) {
         let awaited = || !self.inbox.is_empty() || self.seat.order() != Order::Serve;
-        sleep(self.seat.bell(), deadline, awaited);
+        if !self.worked {
+            sleep(self.seat.bell(), deadline, awaited);
+            return;
+        }
+        let idle = Instant::now() + IDLE;
+        let deadline = deadline.map_or(idle, |deadline| deadline.min(idle));
+        if sleep(self.seat.bell(), Some(deadline), awaited) == Woken::TimedOut {
+            self.worked = false;
+            trim();
+        }
     }
 
     /// Sends how the task ended that [`next`](Self::next) gave last.
@@ -180,12 +198,11 @@ impl Worker {
 }
 
 /// Sleeps on a bell until something is there; may return early.
-fn sleep(bell: &Bell, deadline: Option<Instant>, there: impl Fn() -> bool) {
+fn sleep(bell: &Bell, deadline: Option<Instant>, there: impl Fn() -> bool) -> Woken {
     bell.arm(Sleeper::OnWord);
-    if !there() {
-        let _: Woken = bell.sleep(deadline);
-    }
+    let woken = if there() { Woken::Look } else { bell.sleep(deadline) };
     bell.disarm();
+    woken
 }
 
 /// What [`Worker::unfit`] wrote.

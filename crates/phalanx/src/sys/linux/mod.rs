@@ -1,6 +1,7 @@
 //! Linux 5.10 and later, x86-64 and aarch64.
 
 pub(crate) mod child;
+pub(crate) mod code;
 mod event;
 pub(crate) mod fork;
 pub(crate) mod futex;
@@ -12,5 +13,5 @@ pub(crate) mod socket;
 pub(crate) use event::{Event, Poller};
 pub(crate) use fork::ForkClosed;
 pub(crate) use lifeline::{die_with_owner, lifeline};
-pub(crate) use memory::{Mapping, Memory};
+pub(crate) use memory::{Mapping, Memory, trim};
 pub(crate) use signals::block_signals;

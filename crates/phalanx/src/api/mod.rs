@@ -1,0 +1,28 @@
+//! The Rust API: typed tasks over the engine's bytes.
+//!
+//! | file | what it is |
+//! | --- | --- |
+//! | `start` | this program, run again: how a child learns what it is to do |
+//! | `value` | arguments and results as bytes |
+//! | `task` | a function and its types as bytes, and how it is called |
+//! | `failure` | how a task failed, panics above all |
+//! | `pool`, `map`, `stream`, `handle` | what a caller sees |
+//! | `process` | one process for one task |
+
+mod failure;
+mod handle;
+mod map;
+mod pool;
+mod process;
+mod start;
+mod stream;
+mod task;
+mod value;
+mod worker;
+
+pub use handle::Handle;
+pub use pool::{Builder, Pool};
+pub use process::Process;
+pub use start::init;
+pub use stream::Imap;
+pub use value::Value;

@@ -1,0 +1,195 @@
+//! `Process`: one process for one task.
+//!
+//! The argument waits in memory that nobody can change any more, the result is written into memory
+//! that the parent reads after the end. So neither side ever waits for the other to read.
+//!
+//! | the result's memory | meaning |
+//! | --- | --- |
+//! | does not end with `RETURNED` or `FAILED` | the process died before the task ended |
+//! | ends with `RETURNED` | the bytes before it are the result |
+//! | ends with `FAILED` | the bytes before it tell how the task failed |
+
+use std::any::type_name;
+use std::fmt;
+use std::fs::File;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::failure::watch_panics;
+use super::start::{Role, again};
+use super::task;
+use super::value::Value;
+use super::worker::{read_all, run as run_task};
+use crate::error::{Error, Result, WorkerDied};
+use crate::pool::Outcome;
+use crate::process::{Child, Exit};
+use crate::sys::code::scratch;
+use crate::sys::socket::sealed;
+
+const RETURNED: u8 = 1;
+const FAILED: u8 = 2;
+
+/// The exit code of a process whose task panicked, as that of a program whose `main` did.
+const PANICKED: i32 = 101;
+
+/// A process that runs one task.
+///
+/// ```
+/// fn main() -> phalanx::Result<()> {
+///     phalanx::init();
+///     let process = phalanx::Process::spawn(|n: u64| (1..=n).product::<u64>(), 20)?;
+///     assert_eq!(process.join()?, 2_432_902_008_176_640_000);
+///     Ok(())
+/// }
+/// ```
+///
+/// It is like a [`std::thread`] with memory of its own: it prints a panic to stderr and ends with
+/// code 101, and [`join`](Self::join) gives the panic as an error. It is like a
+/// [`std::process::Child`] in its end: it is neither killed nor waited for when the `Process` is dropped,
+/// and it outlives its parent. (Workers of a [`Pool`](crate::Pool) do not.) It leaves no zombie: one
+/// that was dropped is reaped when the next is spawned.
+pub struct Process<R> {
+    child: Option<Child>,
+    /// Where its result is.
+    output: File,
+    task: &'static str,
+    result: PhantomData<fn() -> R>,
+}
+
+/// Processes that were dropped while they ran.
+static DROPPED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+impl<R: Value> Process<R> {
+    /// Starts a process that calls `task` with `argument`.
+    ///
+    /// # Errors
+    ///
+    /// If [`init`](crate::init) has not been called, if the argument cannot be written, or if the
+    /// system refuses.
+    pub fn spawn<F, A>(task: F, argument: A) -> Result<Self>
+    where
+        F: Fn(A) -> R + Copy + Send + Sync + 'static,
+        A: Value,
+    {
+        dropped().retain(|child| matches!(child.try_exit(), Ok(None)));
+        let payload = task::call(task, argument)?;
+        let payload = sealed(&payload).map_err(|e| Error::os("keep an argument", e))?;
+        let output = scratch().map_err(|e| Error::os("make room for a result", e))?;
+        let child = again(&Role::Process, &[payload.as_fd(), output.as_fd()])?;
+        let (child, output) = (Some(child), output.into());
+        Ok(Self { child, output, task: type_name::<F>(), result: PhantomData })
+    }
+
+    /// Waits for the end of the process and returns what the task returned.
+    ///
+    /// # Errors
+    ///
+    /// If the task panicked, or the process died without its result: then the error tells
+    /// [how](crate::WorkerDied).
+    pub fn join(self) -> Result<R> {
+        self.wait_until(None)
+    }
+
+    /// As [`join`](Self::join), but for so long at the most. It can be called again, also after the
+    /// result has come.
+    ///
+    /// # Errors
+    ///
+    /// As `join`, or a [timeout](Error::is_timeout).
+    pub fn wait_timeout(&self, timeout: Duration) -> Result<R> {
+        self.wait_until(Instant::now().checked_add(timeout))
+    }
+
+    fn wait_until(&self, deadline: Option<Instant>) -> Result<R> {
+        loop {
+            // A signal handler may end the wait early.
+            if let Some(exit) = self.child().wait_until(deadline)? {
+                return task::result(self.outcome(exit)?, self.task);
+            }
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                return Err(Error::timed_out("a process"));
+            }
+        }
+    }
+
+    fn outcome(&self, exit: Exit) -> Result<Outcome> {
+        let mut bytes = read_all(&self.output)?;
+        Ok(match bytes.pop() {
+            Some(RETURNED) => Outcome::Returned(bytes),
+            Some(FAILED) => Outcome::Failed(bytes),
+            _ => Outcome::Lost(WorkerDied::new(self.pid(), Some(exit), "running its task")),
+        })
+    }
+}
+
+impl<R> Process<R> {
+    fn child(&self) -> &Child {
+        self.child.as_ref().expect("taken by drop only")
+    }
+
+    /// The process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child().pid()
+    }
+
+    /// Does the process still run?
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.exit().is_none()
+    }
+
+    /// How the process ended; `None` while it runs.
+    #[must_use]
+    pub fn exit(&self) -> Option<Exit> {
+        self.child().try_exit().ok().flatten()
+    }
+
+    /// Ends the process with SIGKILL; nothing happens if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses.
+    pub fn kill(&self) -> Result<()> {
+        self.child().signal(libc::SIGKILL)
+    }
+}
+
+impl<R> fmt::Debug for Process<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut debug = f.debug_struct("Process");
+        debug.field("pid", &self.pid()).field("task", &self.task).finish_non_exhaustive()
+    }
+}
+
+impl<R> Drop for Process<R> {
+    fn drop(&mut self) {
+        let running = self.child.take().filter(|child| matches!(child.try_exit(), Ok(None)));
+        dropped().extend(running);
+    }
+}
+
+fn dropped() -> std::sync::MutexGuard<'static, Vec<Child>> {
+    DROPPED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The child's part. Returns the exit code.
+pub(super) fn run(fds: Vec<OwnedFd>) -> Result<i32> {
+    let mut fds = fds.into_iter().map(File::from);
+    let (Some(payload), Some(output)) = (fds.next(), fds.next()) else {
+        return Err(Error::corrupt("a process's orders"));
+    };
+    let bytes = read_all(&payload)?;
+    drop(payload);
+    watch_panics(false);
+    let (mut bytes, end, code) = match run_task(bytes) {
+        Ok(result) => (result, RETURNED, 0),
+        Err(failure) => (failure, FAILED, PANICKED),
+    };
+    bytes.push(end);
+    output.write_all_at(&bytes, 0).map_err(|e| Error::os("write a result", e))?;
+    Ok(code)
+}

@@ -1,0 +1,60 @@
+//! The worker's loop: take a task, run it, send what became of it.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt as _;
+
+use super::failure::{Failure, caught, watch_panics};
+use super::task;
+use crate::error::{Error, Result};
+use crate::pool::{Duty, Worker};
+use crate::sys::code::Reply;
+
+/// Serves in a seat until the pool says to leave. Returns the exit code.
+pub(super) fn serve(seat: usize, life: Option<u64>, fds: Vec<OwnedFd>) -> Result<i32> {
+    let mut fds = fds.into_iter();
+    let mut next = || fds.next().ok_or_else(|| Error::corrupt("a worker's orders"));
+    let (memory, event, lifeline) = (next()?, next()?, next()?);
+    let mut worker =
+        Worker::sit(memory.as_raw_fd(), event.as_raw_fd(), lifeline.as_raw_fd(), seat)?;
+    drop((memory, event, lifeline));
+    watch_panics(true);
+    if let Some(initializer) = fds.next()
+        && let Err(failure) = run(read_all(&File::from(initializer))?)
+    {
+        let (message, trace) = Failure::from_bytes(&failure).into_text();
+        worker.unfit(&message, &trace);
+        return Ok(1);
+    }
+    worker.ready(life);
+    loop {
+        match worker.next()? {
+            Duty::Run(_, _, payload) => match run(payload) {
+                Ok(result) => worker.finish(true, &result),
+                Err(failure) => worker.finish(false, &failure),
+            },
+            Duty::Idle => worker.sleep(None),
+            Duty::Leave => return Ok(0),
+            // Our tasks bring their code's place with them.
+            Duty::Define(..) => {}
+        }
+    }
+}
+
+/// Runs a task, and lets go of what it has printed.
+pub(super) fn run(payload: Vec<u8>) -> Reply {
+    let reply = caught(|| task::run(payload)).unwrap_or_else(|failure| Err(failure.to_bytes()));
+    // Nobody is there to be told that the terminal has gone.
+    let _ = io::stdout().flush();
+    reply
+}
+
+/// The bytes behind a descriptor whose position others share.
+pub(super) fn read_all(file: &File) -> Result<Vec<u8>> {
+    let doing = "read what a process was given";
+    let len = file.metadata().map_err(|e| Error::os(doing, e))?.len();
+    let mut bytes = vec![0; usize::try_from(len).map_err(|e| Error::codec(doing, e))?];
+    file.read_exact_at(&mut bytes, 0).map_err(|e| Error::os(doing, e))?;
+    Ok(bytes)
+}

@@ -18,7 +18,7 @@ setup:
 	tools/venv.sh .venv "$$python" dev
 
 build: setup ## the extension, in release, into .venv (editable)
-	.venv/bin/maturin develop --release --quiet
+	PIP_QUIET=1 .venv/bin/maturin develop --release --quiet
 
 demo: build ## the programs of the README and a real job, in Python and in Rust
 	$(PYTHON) tools/demo.py

@@ -6,15 +6,18 @@ library's names: the exceptions `WorkerDied`, `RemoteError` and `InitializerFail
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from phalanx import context as context
 from phalanx import process as process
 from phalanx import reduction as reduction
 from phalanx.context import _default_context
 
+# typing itself costs a fifth of what all of multiprocessing costs to import.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from phalanx.exceptions import InitializerFailed, RemoteError, WorkerDied
+del TYPE_CHECKING
 
 __all__ = [
     "Array",

@@ -224,11 +224,11 @@ class Pool:
     """The engine's part of a pool."""
 
     def __new__(cls, workers: int) -> Self: ...
-    def prepare(self, seat: int) -> Seating:
-        """Offer a seat that is empty.
+    def prepare(self, seat: int) -> Seating | None:
+        """Offer a seat that is empty; ``None`` if the pool has ended.
 
         Raises:
-            ValueError: the pool has ended, or the seat is taken.
+            ValueError: the seat is taken.
         """
 
     def seat(self, seating: Seating, child: Child) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterable
 from multiprocessing import context as _standard
 from multiprocessing import process as _process
 from multiprocessing import reduction
@@ -21,9 +20,12 @@ from multiprocessing.context import (
     get_spawning_popen,
     set_spawning_popen,
 )
-from typing import TYPE_CHECKING, Any, ClassVar
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Any, ClassVar
+
     from phalanx.pool import Pool as _Pool
     from phalanx.popen_fork import Popen as _AnyPopen
 

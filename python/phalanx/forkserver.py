@@ -16,12 +16,15 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable, Sequence
 from multiprocessing import process, resource_tracker
 from multiprocessing import util as _util
-from typing import Any
 
 from phalanx import _phalanx, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from typing import Any
 
 __all__ = ["ensure_running", "get_inherited_fds", "set_forkserver_preload"]
 
@@ -38,6 +41,8 @@ class ForkServer:
         self._lock = threading.Lock()
         self._template: _phalanx.Template | None = None
         self._environ: dict[str, str] = {}
+        #: Modules that later children will need, and those that a template has been told of.
+        self._noted: set[str] = set()
         self._hinted: set[str] = set()
         self._inherited_fds: list[int] = []
         self._preload_modules: list[str] = ["__main__"]
@@ -94,6 +99,10 @@ class ForkServer:
                 template = self._running(unlike=template)
             return template.launch(payload, fds)
 
+    def note(self, module: str) -> None:
+        """Children to come will need ``module``: the next launch tells the template."""
+        self._noted.add(module)
+
     def _running(self, unlike: _phalanx.Template | None = None) -> _phalanx.Template:
         template = self._template
         if template is None or template is unlike or not template.is_alive():
@@ -104,7 +113,7 @@ class ForkServer:
 
     def _hint(self, modules: Iterable[str]) -> bytes:
         """Of ``modules``, those that no template has been told of."""
-        news = set(modules) - self._hinted - {"__main__", "__mp_main__", ""}
+        news = self._noted.union(modules) - self._hinted - {"__main__", "__mp_main__", ""}
         if not news or "__main__" not in self._preload_modules:
             return b""
         self._hinted |= news
@@ -172,6 +181,8 @@ def main(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
                 _import_main(owner)
             else:
                 __import__(module)
+        except KeyboardInterrupt:
+            sys.exit(1)  # our owner has been interrupted too, and says so
         except (Exception, SystemExit) as error:
             if on_error == "fail":
                 raise

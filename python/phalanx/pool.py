@@ -109,7 +109,10 @@ class Pool(_standard.Pool):
         self._owner = os.getpid()
         try:
             for seat in range(processes):
-                self._pool.append(self._hire(seat))
+                process = self._hire(seat)
+                if process is None:  # the first initializers have failed meanwhile
+                    break
+                self._pool.append(process)
         except BaseException:
             self._engine.terminate("the pool could not be started")
             for process in self._pool:
@@ -128,7 +131,7 @@ class Pool(_standard.Pool):
         self._terminate = util.Finalize(
             self,
             self._terminate_pool,
-            args=(self._engine, self._pool, self._helper),
+            args=(self._engine, self._pool, self._helper, self._streams),
             exitpriority=15,
         )
         self._state = RUN
@@ -206,9 +209,8 @@ class Pool(_standard.Pool):
         when all have ended; a worker's death is told at once.
         """
         items = _sliceable(iterable)
-        extras = (self, None)
-        result = self._engine.map(func, items, _chunk(chunksize), extras, star=False, wait=True)
-        return result.get()  # type: ignore[no-any-return]
+        chunk, extras = _chunk(chunksize), (self, None)
+        return self._engine.map(func, items, chunk, extras, star=False, wait=True).get()  # type: ignore[no-any-return]
 
     def starmap(
         self,
@@ -218,9 +220,8 @@ class Pool(_standard.Pool):
     ) -> list[Any]:
         """As :meth:`map`, for ``func(*x)``."""
         items = _sliceable(iterable)
-        extras = (self, None)
-        result = self._engine.map(func, items, _chunk(chunksize), extras, star=True, wait=True)
-        return result.get()  # type: ignore[no-any-return]
+        chunk, extras = _chunk(chunksize), (self, None)
+        return self._engine.map(func, items, chunk, extras, star=True, wait=True).get()  # type: ignore[no-any-return]
 
     def map_async(  # type: ignore[override]
         self,
@@ -314,9 +315,11 @@ class Pool(_standard.Pool):
         process: BaseProcess = ctx.Process(*args, **kwds)
         return process
 
-    def _hire(self, seat: int) -> BaseProcess:
-        """Start a worker."""
+    def _hire(self, seat: int) -> BaseProcess | None:
+        """Start a worker, unless the pool has ended."""
         seating = self._engine.prepare(seat)
+        if seating is None:
+            return None
         arguments = (Seat(seating), self._initializer, self._initargs, self._maxtasksperchild)
         process = self.Process(self._ctx, target=worker, args=arguments)
         process.name = process.name.replace("Process", "PoolWorker")
@@ -337,9 +340,7 @@ class Pool(_standard.Pool):
             self._pool[seat].join()
             for attempt in range(1, ATTEMPTS + 1):
                 try:
-                    self._pool[seat] = self._hire(seat)
-                    return
-                except ValueError:  # the pool has ended meanwhile
+                    self._pool[seat] = self._hire(seat) or self._pool[seat]
                     return
                 except Exception as error:
                     if attempt == ATTEMPTS:
@@ -348,15 +349,7 @@ class Pool(_standard.Pool):
                     time.sleep(0.1 * attempt)
 
     def _repopulate_pool(self) -> None:
-        """Start the workers that are missing; the pool does so by itself."""
-        for seat, process in enumerate(self._pool):
-            if process.exitcode is not None:
-                with self._repopulating:
-                    if self._pool[seat] is process:
-                        try:
-                            self._pool[seat] = self._hire(seat)
-                        except ValueError:  # the engine has not seen the end yet, but will
-                            continue
+        """Start the workers that are missing: the pool does so by itself."""
 
     def _check_running(self) -> None:
         if self._state != RUN:
@@ -431,9 +424,12 @@ class Pool(_standard.Pool):
         engine: _phalanx.Pool,
         processes: list[BaseProcess],
         helper: threading.Thread,
+        streams: weakref.WeakSet[IMapIterator],
     ) -> None:
         util.debug("finalizing pool")
-        engine.terminate("the pool was terminated")
+        for stream in list(streams):
+            stream.stop()
+        engine.terminate("Pool not running: it was terminated")
         if not engine.wait_ended(GRACE):
             engine.kill()
             engine.wait_ended()
@@ -487,7 +483,9 @@ def _feed(feeder: _phalanx.Feeder, iterator: Iterable[Any], chunksize: int) -> N
         if chunk:
             feeder.put(chunk)
     except BaseException as error:
-        feeder.end(error)
+        # Without this frame, which knows the feeder, which is going to know the error.
+        trace = error.__traceback__
+        feeder.end(error.with_traceback(trace and trace.tb_next))
     else:
         feeder.end()
 

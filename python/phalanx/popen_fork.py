@@ -10,9 +10,12 @@ import os
 import signal
 from multiprocessing import util as _util
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from phalanx import _phalanx
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Popen"]
 

@@ -6,9 +6,12 @@ As CPython 3.13, ``Lib/multiprocessing/popen_forkserver.py``.
 from __future__ import annotations
 
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from phalanx import forkserver, popen_fork, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Popen"]
 

@@ -9,9 +9,12 @@ from __future__ import annotations
 import os
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
-from typing import Any
 
 from phalanx import _phalanx, popen_fork, spawn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["Popen"]
 

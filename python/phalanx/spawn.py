@@ -14,9 +14,12 @@ from multiprocessing import spawn as _spawn
 from multiprocessing import util as _util
 from multiprocessing.process import BaseProcess
 from multiprocessing.spawn import get_executable, import_main_path, set_executable
-from typing import Any, NoReturn
 
 from phalanx import _phalanx, context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
 
 __all__ = [
     "_main",

@@ -98,6 +98,20 @@ def _shared_memory() -> Counter[str]:
     return found
 
 
+def _is_in_use_elsewhere(path: str) -> bool:
+    """Does a process that is not below us have the file mapped? Then it is that one's."""
+    ours = {os.getpid(), *descendants()}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) not in ours:
+            try:
+                maps = Path(f"/proc/{entry}/maps").read_text()
+            except OSError:
+                continue
+            if path in maps:
+                return True
+    return False
+
+
 @dataclass
 class Holdings:
     """What this process holds at one moment."""
@@ -117,7 +131,11 @@ class Holdings:
         for what in ("threads", "descriptors", "shared_memory"):
             new: Counter[str] = getattr(self, what) - getattr(before, what)
             kind = "descriptor " if what == "descriptors" else ""
-            leaked += [f"{kind}{name} (+{number})" for name, number in new.items()]
+            leaked += [
+                f"{kind}{name} (+{number})"
+                for name, number in new.items()
+                if not (what == "shared_memory" and _is_in_use_elsewhere(name))
+            ]
         return leaked
 
 

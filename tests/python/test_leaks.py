@@ -89,6 +89,21 @@ def test_finds_shared_memory():
     block.unlink()
 
 
+def test_finds_the_shared_memory_of_a_child():
+    before = Holdings()
+    source = (
+        "from multiprocessing import shared_memory as m\n"
+        "block = m.SharedMemory(create=True, size=100)\n"
+        "print(block.name, flush=True); input(); block.close(); block.unlink()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", source], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        name = program.stdout.readline().strip()
+        assert f"/dev/shm/{name} (+1)" in leaked_since(before, PATIENCE)
+        program.stdin.write("\n")
+
+
 def test_finds_a_named_semaphore():
     before = Holdings()
     # CPython unlinks its semaphores at once, so this is what a forgotten one looks like.

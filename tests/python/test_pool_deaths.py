@@ -87,21 +87,31 @@ def test_waiting_tasks_run_elsewhere_exactly_once(pool, log, victim):
     assert sorted(map(int, log.lines())) == list(range(200))
 
 
-@pytest.mark.parametrize("chunksize", [1, 10])
-@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
-def test_imap_loses_the_one_item_and_gives_the_others(pool, log, name, chunksize):
-    iterator = getattr(pool, name)(functools.partial(die_at, 42, log), range(100), chunksize)
+def drain(iterator):
+    """The values that an iterator gives; and how often it told of a death instead."""
     values, lost = [], 0
     while True:
         try:
             values.append(next(iterator))
         except StopIteration:
-            break
+            return values, lost
         except phalanx.WorkerDied:
             lost += 1
+
+
+@pytest.mark.parametrize("chunksize", [1, 10])
+@pytest.mark.parametrize("name", ["imap", "imap_unordered"])
+def test_imap_loses_the_one_task_and_gives_the_others(pool, log, name, chunksize):
+    """Whoever asks for chunks makes a chunk the task."""
+    victim = 42
+    doomed = range(victim - victim % chunksize, victim - victim % chunksize + chunksize)
+    others = [x for x in range(100) if x not in doomed]
+    iterator = getattr(pool, name)(functools.partial(die_at, victim, log), range(100), chunksize)
+    values, lost = drain(iterator)
     assert lost == 1
-    assert sorted(values) == [x for x in range(100) if x != 42]
-    assert sorted(map(int, log.lines())) == list(range(100))
+    assert sorted(values) == others
+    ran = sorted(map(int, log.lines()))
+    assert ran == sorted([*others, *range(doomed.start, victim + 1)])
 
 
 @pytest.mark.parametrize("chunksize", [None, 1, 10])
@@ -188,19 +198,10 @@ def note_pid_and_wait(log):
     note_and_wait(log, os.getpid(), "never")
 
 
-def test_a_dead_workers_chunk_goes_on_elsewhere_while_others_die_too(pool, log):
-    doomed = functools.partial(die_on_sevens, log)
-    iterator = pool.imap_unordered(doomed, range(50), 5)
-    values, lost = [], 0
-    while True:
-        try:
-            values.append(next(iterator))
-        except StopIteration:
-            break
-        except phalanx.WorkerDied:
-            lost += 1
-    sevens = [x for x in range(50) if x % 7 == 0]
-    assert lost == len(sevens)
+def test_many_deaths_on_the_way_of_an_iterator_lose_their_own_tasks_only(pool, log):
+    iterator = pool.imap_unordered(functools.partial(die_on_sevens, log), range(50))
+    values, lost = drain(iterator)
+    assert lost == len(range(0, 50, 7))
     assert sorted(values) == [x for x in range(50) if x % 7]
     assert sorted(map(int, log.lines())) == list(range(50))
 

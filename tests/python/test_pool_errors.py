@@ -84,7 +84,7 @@ def test_a_result_that_cannot_be_pickled_is_told(pool):
 
 
 def test_one_result_that_cannot_be_pickled_spares_the_others(pool):
-    iterator = pool.imap(lambda x: threading.Lock() if x == 2 else x, range(5), 5)
+    iterator = pool.imap(lambda x: threading.Lock() if x == 2 else x, range(5))
     assert [next(iterator), next(iterator)] == [0, 1]
     with pytest.raises(multiprocessing.pool.MaybeEncodingError):
         next(iterator)
@@ -121,11 +121,12 @@ def test_an_item_that_cannot_be_pickled_raises_here(pool, name):
     assert still_works(pool)
 
 
-def test_an_item_of_imap_that_cannot_be_pickled_raises_in_its_turn(pool):
-    iterator = pool.imap(identity, [1, threading.Lock(), 3])
-    assert next(iterator) == 1
+@pytest.mark.parametrize("kind", [list, iter])
+def test_an_item_of_imap_that_cannot_be_pickled_raises_here(pool, kind):
+    """Where the item is read: in the call if that is at once, else when its turn comes."""
     with pytest.raises((TypeError, pickle.PicklingError), match="lock"):
-        next(iterator)
+        list(pool.imap(identity, kind([1, threading.Lock(), 3])))
+    assert still_works(pool)
 
 
 def test_calling_with_the_wrong_arguments_is_the_tasks_error(pool):

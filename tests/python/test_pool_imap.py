@@ -49,7 +49,8 @@ def test_imap_reads_at_most_its_buffer_ahead(pool, name):
     for taken in range(1, 30):
         next(iterator)
         if taken in (1, 10, 29):
-            assert taken <= numbers.settled() <= taken + 10
+            # One more is in the hand of the thread that reads.
+            assert taken <= numbers.settled() <= taken + 10 + 1
 
 
 @BOTH
@@ -177,11 +178,10 @@ def test_an_input_of_map_that_raises_passes_its_exception_on(pool, name):
     assert pool.map(square, range(3)) == [0, 1, 4]
 
 
-@pytest.mark.parametrize("chunksize", [1, 5])
-def test_an_item_that_fails_does_not_end_the_others(pool, chunksize):
-    iterator = pool.imap(fail_on_three, range(6), chunksize)
-    values = []
-    failed = 0
+@BOTH
+def test_an_item_that_fails_does_not_end_the_others(pool, name):
+    iterator = getattr(pool, name)(fail_on_three, range(6))
+    values, failed = [], 0
     while True:
         try:
             values.append(next(iterator))
@@ -189,7 +189,7 @@ def test_an_item_that_fails_does_not_end_the_others(pool, chunksize):
             break
         except ValueError:
             failed += 1
-    assert (values, failed) == ([0, 1, 2, 4, 5], 1)
+    assert (sorted(values), failed) == ([0, 1, 2, 4, 5], 1)
 
 
 def test_an_input_that_uses_the_pool_itself_does_not_deadlock(pool):

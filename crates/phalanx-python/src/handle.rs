@@ -4,7 +4,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use phalanx::pool::{Chunks, Core, Errand, Group, Next, Outcome, Until};
-use pyo3::exceptions::PyValueError;
+use pyo3::PyTraverseError;
+use pyo3::exceptions::{PyBaseException, PyValueError};
+use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -45,9 +47,9 @@ struct State {
     /// Pieces whose results are in their place.
     placed: usize,
     /// How the call ended, once that is known.
-    end: Option<Result<Py<PyAny>, PyErr>>,
+    end: Option<Result<Py<PyAny>, Py<PyBaseException>>>,
     /// What was raised first, told when all have ended.
-    raised: Option<PyErr>,
+    raised: Option<Py<PyBaseException>>,
 }
 
 impl Handle {
@@ -173,7 +175,7 @@ impl Handle {
         let state = self.state();
         Some(match state.end.as_ref()? {
             Ok(value) => Ok(value.bind(py).clone()),
-            Err(error) => Err(error.clone_ref(py)),
+            Err(error) => Err(PyErr::from_value(error.bind(py).clone().into_any())),
         })
     }
 
@@ -203,7 +205,7 @@ impl Handle {
 
     fn place(&self, py: Python<'_>, index: usize, outcome: &Outcome) -> PyResult<()> {
         // Unpickling runs anybody's code: no lock is held.
-        let result = value(py, outcome, &self.function);
+        let result = value(py, outcome, &self.function).map_err(|error| error.into_value(py));
         let mut state = self.state();
         state.placed += 1;
         let State { pieces, results, placed, end, raised } = &mut *state;
@@ -309,6 +311,32 @@ impl Callbacks {
 
 #[pymethods]
 impl Handle {
+    // An exception that was raised knows the frames that it came through, and one of them may
+    // know this object.
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self._pool)?;
+        for callback in self.callbacks.iter().flat_map(|it| [&it.on_result, &it.on_error]) {
+            visit.call(callback)?;
+        }
+        let Ok(state) = self.state.try_lock() else { return Ok(()) };
+        match &state.end {
+            Some(Ok(value)) => visit.call(value)?,
+            Some(Err(error)) => visit.call(error)?,
+            None => {}
+        }
+        visit.call(&state.results)?;
+        visit.call(&state.raised)
+    }
+
+    fn __clear__(&self) {
+        let garbage = {
+            let mut state = self.state();
+            (state.results.take(), state.end.take(), state.raised.take())
+        };
+        // Destructors run anybody's code: no lock is held.
+        drop(garbage);
+    }
+
     /// Waits until the call has ended, or one of its tasks is lost, or `timeout` seconds have passed.
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {

@@ -54,17 +54,19 @@ impl Pool {
         Ok(Self { core: Arc::new(core), functions: Functions::new(py)? })
     }
 
-    /// Offers a seat that is empty.
-    fn prepare(&self, py: Python<'_>, seat: usize) -> PyResult<Seating> {
-        let offer = self.core.prepare(seat).map_err(|e| raise(py, &e))?;
+    /// Offers a seat that is empty, unless the pool has ended.
+    fn prepare(&self, py: Python<'_>, seat: usize) -> PyResult<Option<Seating>> {
+        let Some(offer) = self.core.prepare(seat).map_err(|e| raise(py, &e))? else {
+            return Ok(None);
+        };
         let (memory, event) = self.core.descriptors();
-        Ok(Seating {
+        Ok(Some(Seating {
             seat,
             memory: memory.as_raw_fd(),
             event: event.as_raw_fd(),
             lifeline: offer.lifeline.as_raw_fd(),
             offer: Mutex::new(Some(offer)),
-        })
+        }))
     }
 
     /// Says that a process has been started in the seat.

@@ -8,7 +8,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use phalanx::pool::{Core, Group, Hold, Next, Outcome, Task, Until, Window};
+use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyStopIteration, PyValueError};
+use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
 use pyo3::types::{PyIterator, PyList};
 
@@ -253,6 +255,23 @@ impl Stream {
 
 #[pymethods]
 impl Stream {
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self._pool)?;
+        if let Ok(input) = self.input.try_lock() {
+            visit.call(&*input)?;
+        }
+        if let Ok(rest) = self.rest.try_lock() {
+            rest.iter().try_for_each(|result| visit.call(result))?;
+        }
+        Ok(())
+    }
+
+    fn __clear__(&self) {
+        let input = self.input.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let rest = std::mem::take(&mut *self.rest());
+        drop((input, rest));
+    }
+
     fn __iter__(slf: Py<Self>) -> Py<Self> {
         slf
     }

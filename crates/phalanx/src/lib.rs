@@ -2,6 +2,8 @@
 
 #![deny(unsafe_code)]
 
+#[cfg(not(loom))]
+mod api;
 pub mod error;
 #[cfg(not(loom))]
 pub mod pool;
@@ -11,4 +13,7 @@ mod shm;
 #[allow(unsafe_code)] // the other
 mod sys;
 
+#[cfg(not(loom))]
+pub use api::{Builder, Handle, Imap, Pool, Process, Value, init};
 pub use error::{Error, Result, WorkerDied};
+pub use process::Exit;

@@ -15,11 +15,19 @@ use crate::error::Error;
 /// What a worker says of a task that did not return.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Failure {
-    Panic { message: String, place: String, trace: String },
+    Panic {
+        message: String,
+        place: String,
+        trace: String,
+    },
     /// The argument arrived and could not be read.
-    Argument { why: String },
+    Argument {
+        why: String,
+    },
     /// The result could not be written.
-    Result { why: String },
+    Result {
+        why: String,
+    },
     /// There is no such function here.
     Place,
 }
@@ -41,7 +49,9 @@ impl Failure {
             Self::Panic { message, place, trace } => {
                 Error::task(format!("`{task}` panicked{}: {message}", at(&place)), trace)
             }
-            Self::Argument { why } => Error::codec("read an argument", format!("of `{task}`: {why}")),
+            Self::Argument { why } => {
+                Error::codec("read an argument", format!("of `{task}`: {why}"))
+            }
             Self::Result { why } => Error::codec("write a result", format!("of `{task}`: {why}")),
             Self::Place => Error::invalid(format!("the worker has no task `{task}`")),
         }
@@ -53,8 +63,12 @@ impl Failure {
             Self::Panic { message, place, trace } => {
                 (format!("it panicked{}: {message}", at(&place)), trace)
             }
-            Self::Argument { why } => (format!("its argument could not be read: {why}"), String::new()),
-            Self::Result { why } => (format!("its result could not be written: {why}"), String::new()),
+            Self::Argument { why } => {
+                (format!("its argument could not be read: {why}"), String::new())
+            }
+            Self::Result { why } => {
+                (format!("its result could not be written: {why}"), String::new())
+            }
             Self::Place => ("it is not in this program".into(), String::new()),
         }
     }
@@ -121,16 +135,51 @@ fn message(payload: &(dyn Any + Send)) -> String {
 /// The frames between those of the panic itself and ours.
 fn trimmed(trace: &str) -> String {
     let lines: Vec<&str> = trace.lines().collect();
-    let names_frame = |line: &str| line.trim_start().starts_with(|c: char| c.is_ascii_digit());
-    let frames: Vec<usize> = (0..lines.len()).filter(|at| names_frame(lines[*at])).collect();
-    let is_panic = |line: &str| {
-        ["rust_begin_unwind", "panic_handler", "core::panicking", "core::option::", "core::result::"]
-            .iter()
-            .any(|name| line.contains(name))
-    };
-    let first = frames.iter().rposition(|at| is_panic(lines[*at])).map_or(0, |frame| frame + 1);
-    let ours = |at: &&usize| lines[**at].contains("phalanx::sys::linux::code::entry");
-    let end = frames.iter().find(ours).copied().unwrap_or(lines.len());
-    let start = frames.get(first).copied().unwrap_or(0);
-    lines.get(start..end).unwrap_or(&lines).join("\n")
+    let is_frame = |line: &&str| line.trim_start().starts_with(|c: char| c.is_ascii_digit());
+    let frames: Vec<usize> = (0..lines.len()).filter(|at| is_frame(&lines[*at])).collect();
+    let first =
+        frames.iter().rposition(|at| PANICKING.iter().any(|name| lines[*at].contains(name)));
+    let start = first.and_then(|frame| frames.get(frame + 1)).copied().unwrap_or(0);
+    // A frame has its file on the line after its name, if that is known.
+    let ours =
+        lines.iter().skip(start).position(|line| OURS.iter().any(|name| line.contains(name)));
+    let end = ours.map_or(lines.len(), |line| {
+        frames.iter().copied().filter(|frame| *frame <= start + line).next_back().unwrap_or(0)
+    });
+    lines.get(start..end).filter(|lines| !lines.is_empty()).unwrap_or(&lines).join("\n")
+}
+
+/// What is in the frames between a panic and its hook.
+const PANICKING: [&str; 5] = [
+    "rust_begin_unwind",
+    "core::panicking::",
+    "core::option::expect_failed",
+    "core::option::unwrap_failed",
+    "core::result::unwrap_failed",
+];
+
+/// What is in the frames of whoever calls a task.
+const OURS: [&str; 2] = ["phalanx::sys::linux::code::", "phalanx/src/sys/linux/code.rs"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_backtrace_the_part_that_is_the_tasks_own_is_kept() {
+        let trace = "   0: std::backtrace\n   1: __rustc::rust_begin_unwind\n   2: core::panicking::panic\n             \
+                     at /rustc/panicking.rs:1\n   3: app::f\n             at src/main.rs:1\n   4: run<fn()>\n             \
+                     at phalanx/src/sys/linux/code.rs:9\n   5: main";
+        assert_eq!(trimmed(trace), "   3: app::f\n             at src/main.rs:1");
+        assert_eq!(trimmed("   0: something\n   1: else"), "   0: something\n   1: else");
+        assert_eq!(trimmed(""), "");
+    }
+
+    #[test]
+    fn a_panic_is_caught_with_its_message() {
+        let failure = caught(|| panic!("of {}", "sorts")).unwrap_err();
+        assert!(matches!(&failure, Failure::Panic { message, .. } if message == "of sorts"));
+        let error = Failure::from_bytes(&failure.to_bytes()).of_task("f");
+        assert!(error.is_task_failure() && error.to_string().ends_with(": of sorts"), "{error}");
+    }
 }

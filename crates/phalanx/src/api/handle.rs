@@ -88,7 +88,7 @@ impl<R: Value> Handle<R> {
 
     fn take(&mut self) -> Option<Result<R>> {
         if let Some(error) = self.refused.take() {
-            self.group.pass();
+            self.group.expect(0);
             return Some(Err(error));
         }
         match self.group.next() {

@@ -21,21 +21,21 @@ where
     let total = items.len();
     let mut chunks = Chunks::new(total, core.seats()?);
     let mut items = items.into_iter();
-    // The number of items of each chunk that was sent, and the results of those that came back.
-    let (mut sizes, mut parts): (Vec<usize>, Vec<Vec<R>>) = Default::default();
+    // Where each chunk that was sent ends, and the results of those that came back.
+    let (mut ends, mut parts): (Vec<usize>, Vec<Vec<R>>) = Default::default();
     let mut done = 0;
     loop {
         let (arrived, spent) = group.arrived();
-        if chunks.left() > 0 && sizes.len() - (arrived as usize) < chunks.ahead() {
-            // About as many items as are done: chunks end nearly in the order of their start.
-            let measured = sizes[..arrived as usize].iter().sum::<usize>();
+        if chunks.left() > 0 && ends.len() - (arrived as usize) < chunks.ahead() {
+            // About as many items are done: chunks come back nearly in the order of their start.
+            let measured = (arrived as usize).checked_sub(1).map_or(0, |last| ends[last]);
             let item = (measured > 0).then(|| spent / u32::try_from(measured).unwrap_or(u32::MAX));
             let size = chunks.next(item);
             let payload = task::call_each(function, items.by_ref().take(size).collect())?;
-            hold.submit(&group, sizes.len() as u64, task::task(payload))?;
-            sizes.push(size);
+            hold.submit(&group, ends.len() as u64, task::task(payload))?;
+            ends.push(total - chunks.left());
             parts.push(Vec::new());
-        } else if done < sizes.len() {
+        } else if done < ends.len() {
             match group.next() {
                 Next::Outcome(index, outcome) => {
                     parts[index as usize] = task::results(outcome, type_name::<F>())?;

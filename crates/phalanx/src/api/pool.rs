@@ -14,6 +14,7 @@ use super::{map, task};
 use crate::error::{Error, Result};
 use crate::pool::{Core, Errand};
 use crate::sys::block_signals;
+use crate::sys::code::Captures;
 use crate::sys::socket::sealed;
 
 /// Workers, each a process of its own, that run tasks.
@@ -93,6 +94,7 @@ impl Builder {
     where
         F: Fn() + Copy + Send + Sync + 'static,
     {
+        let () = Captures::<F>::NOTHING;
         self.initializer_with(move |()| initializer(), ())
     }
 
@@ -119,6 +121,7 @@ impl Builder {
         F: Fn(A) + Copy + Send + Sync + 'static,
         A: Value,
     {
+        let () = Captures::<F>::NOTHING;
         Self { initializer: Some(task::call(initializer, argument)), ..self }
     }
 
@@ -162,7 +165,7 @@ struct Staffing {
 
 impl Staffing {
     fn fill(&self, seat: usize) -> Result<()> {
-        let seating = self.core.prepare(seat)?;
+        let Some(seating) = self.core.prepare(seat)? else { return Ok(()) };
         let (memory, event) = self.core.descriptors();
         let mut fds = vec![memory, event, seating.lifeline.as_fd()];
         fds.extend(self.initializer.as_ref().map(AsFd::as_fd));
@@ -227,6 +230,7 @@ impl Pool {
         A: Value,
         R: Value,
     {
+        let () = Captures::<F>::NOTHING;
         map::map(&self.core, task, items.into_iter().collect())
     }
 
@@ -260,6 +264,7 @@ impl Pool {
         A: Value,
         R: Value,
     {
+        let () = Captures::<F>::NOTHING;
         map::try_map(&self.core, task, items)
     }
 
@@ -286,6 +291,7 @@ impl Pool {
         R: Value,
         I: IntoIterator<Item = A>,
     {
+        let () = Captures::<F>::NOTHING;
         Imap::new(&self.core, task, items.into_iter(), true)
     }
 
@@ -297,6 +303,7 @@ impl Pool {
         R: Value,
         I: IntoIterator<Item = A>,
     {
+        let () = Captures::<F>::NOTHING;
         Imap::new(&self.core, task, items.into_iter(), false)
     }
 
@@ -310,6 +317,7 @@ impl Pool {
         A: Value,
         R: Value,
     {
+        let () = Captures::<F>::NOTHING;
         Handle::submit(&self.core, task, argument)
     }
 

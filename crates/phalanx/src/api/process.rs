@@ -3,11 +3,11 @@
 //! The argument waits in memory that nobody can change any more, the result is written into memory
 //! that the parent reads after the end. So neither side ever waits for the other to read.
 //!
-//! | the result's memory | meaning |
+//! | the result's first byte, which is written last | meaning |
 //! | --- | --- |
-//! | does not end with `RETURNED` or `FAILED` | the process died before the task ended |
-//! | ends with `RETURNED` | the bytes before it are the result |
-//! | ends with `FAILED` | the bytes before it tell how the task failed |
+//! | 0, or not there | the process died before its task had ended and all was written |
+//! | `RETURNED` | the bytes after it are the result |
+//! | `FAILED` | the bytes after it tell how the task failed |
 
 use std::any::type_name;
 use std::fmt;
@@ -22,11 +22,12 @@ use super::failure::watch_panics;
 use super::start::{Role, again};
 use super::task;
 use super::value::Value;
-use super::worker::{read_all, run as run_task};
+use super::worker::{read_from, run as run_task};
 use crate::error::{Error, Result, WorkerDied};
 use crate::pool::Outcome;
 use crate::process::{Child, Exit};
-use crate::sys::code::scratch;
+use crate::sys::again::scratch;
+use crate::sys::code::Captures;
 use crate::sys::socket::sealed;
 
 const RETURNED: u8 = 1;
@@ -74,6 +75,7 @@ impl<R: Value> Process<R> {
         F: Fn(A) -> R + Copy + Send + Sync + 'static,
         A: Value,
     {
+        let () = Captures::<F>::NOTHING;
         dropped().retain(|child| matches!(child.try_exit(), Ok(None)));
         let payload = task::call(task, argument)?;
         let payload = sealed(&payload).map_err(|e| Error::os("keep an argument", e))?;
@@ -116,10 +118,9 @@ impl<R: Value> Process<R> {
     }
 
     fn outcome(&self, exit: Exit) -> Result<Outcome> {
-        let mut bytes = read_all(&self.output)?;
-        Ok(match bytes.pop() {
-            Some(RETURNED) => Outcome::Returned(bytes),
-            Some(FAILED) => Outcome::Failed(bytes),
+        Ok(match read_from(&self.output, 0, Some(1))?.first() {
+            Some(&RETURNED) => Outcome::Returned(read_from(&self.output, 1, None)?),
+            Some(&FAILED) => Outcome::Failed(read_from(&self.output, 1, None)?),
             _ => Outcome::Lost(WorkerDied::new(self.pid(), Some(exit), "running its task")),
         })
     }
@@ -182,14 +183,14 @@ pub(super) fn run(fds: Vec<OwnedFd>) -> Result<i32> {
     let (Some(payload), Some(output)) = (fds.next(), fds.next()) else {
         return Err(Error::corrupt("a process's orders"));
     };
-    let bytes = read_all(&payload)?;
+    let bytes = read_from(&payload, 0, None)?;
     drop(payload);
     watch_panics(false);
-    let (mut bytes, end, code) = match run_task(bytes) {
+    let (bytes, first, code) = match run_task(bytes) {
         Ok(result) => (result, RETURNED, 0),
         Err(failure) => (failure, FAILED, PANICKED),
     };
-    bytes.push(end);
-    output.write_all_at(&bytes, 0).map_err(|e| Error::os("write a result", e))?;
+    let written = output.write_all_at(&bytes, 1).and_then(|()| output.write_all_at(&[first], 0));
+    written.map_err(|e| Error::os("write a result", e))?;
     Ok(code)
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{process, worker};
 use crate::error::{Error, Result};
 use crate::process::Child;
-use crate::sys::code::take_variable;
+use crate::sys::again::take_variable;
 use crate::sys::socket::adopt;
 
 const VARIABLE: &str = "PHALANX_CHILD";
@@ -118,4 +118,14 @@ type Build = (u64, u64, u64);
 fn build() -> Result<Build> {
     let file = fs::metadata("/proc/self/exe").map_err(|e| Error::os("look at this program", e))?;
     Ok((file.dev(), file.ino(), file.size()))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn without_init_there_is_a_clear_error_and_no_process() {
+        let error = crate::Pool::new(1).unwrap_err();
+        assert!(error.is_invalid() && error.to_string().contains("phalanx::init()"), "{error}");
+        assert!(crate::Process::spawn(|()| (), ()).unwrap_err().is_invalid());
+    }
 }

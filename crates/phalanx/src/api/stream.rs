@@ -49,32 +49,50 @@ where
         }
         let window = Window::new(core.seats().unwrap_or(1), None);
         let (submitted, taken, bytes, result) = Default::default();
-        Self { core, group, function, input, hold, stopped, window, submitted, taken, bytes, result }
+        Self {
+            core,
+            group,
+            function,
+            input,
+            hold,
+            stopped,
+            window,
+            submitted,
+            taken,
+            bytes,
+            result,
+        }
     }
 
     /// Reads the input as far as there is room.
     fn feed(&mut self) {
-        let Some(hold) = &self.hold else { return };
+        if self.hold.is_none() {
+            return;
+        }
         let (arrived, spent) = self.group.arrived();
         let pace = (arrived > 0).then(|| spent / u32::try_from(arrived).unwrap_or(u32::MAX));
         let bytes = self.bytes / usize::try_from(self.submitted.max(1)).unwrap_or(usize::MAX);
         let window = self.window.tasks(pace, bytes) as u64;
-        let ahead = self.submitted - self.taken;
-        // A little room is not worth a visit, as long as the workers have enough to do.
-        if ahead > window / 2 && ahead + 8 > window && ahead < window {
+        let room = window.saturating_sub(self.submitted - self.taken);
+        // A little room can wait: the workers have enough to do.
+        if room <= window / 8 {
             return;
         }
-        for _ in ahead..window {
+        for _ in 0..room {
             let Some(item) = self.input.next() else { return self.end(None) };
-            let sent = task::call(self.function, item).and_then(|payload| {
-                self.bytes += payload.len();
-                hold.submit(&self.group, self.submitted, task::task(payload))
-            });
-            match sent {
-                Ok(()) => self.submitted += 1,
-                Err(error) => return self.end(Some(error)),
+            if let Err(error) = self.send(item) {
+                return self.end(Some(error));
             }
         }
+    }
+
+    fn send(&mut self, item: A) -> Result<()> {
+        let payload = task::call(self.function, item)?;
+        let Some(hold) = &self.hold else { return Ok(()) };
+        self.bytes += payload.len();
+        hold.submit(&self.group, self.submitted, task::task(payload))?;
+        self.submitted += 1;
+        Ok(())
     }
 
     fn end(&mut self, stopped: Option<Error>) {
@@ -135,6 +153,9 @@ where
 impl<F, I, R> fmt::Debug for Imap<'_, F, I, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = f.debug_struct("Imap");
-        debug.field("submitted", &self.submitted).field("taken", &self.taken).finish_non_exhaustive()
+        debug
+            .field("submitted", &self.submitted)
+            .field("taken", &self.taken)
+            .finish_non_exhaustive()
     }
 }

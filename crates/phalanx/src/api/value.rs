@@ -74,7 +74,8 @@ fn from_piece<T: 'static>(bytes: Vec<u8>) -> Result<T, Reason> {
                 if bytes.len() % size_of::<$number>() != 0 {
                     return Err(format!("{} bytes are no whole numbers", bytes.len()));
                 }
-                let vector: Vec<$number> = bytemuck::pod_collect_to_vec(&bytes);
+                let mut vector = vec![<$number>::default(); bytes.len() / size_of::<$number>()];
+                bytemuck::cast_slice_mut(&mut vector).copy_from_slice(&bytes);
                 return Ok(same(vector).expect("the same type"));
             }
         )* };

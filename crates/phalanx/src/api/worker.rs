@@ -21,7 +21,7 @@ pub(super) fn serve(seat: usize, life: Option<u64>, fds: Vec<OwnedFd>) -> Result
     drop((memory, event, lifeline));
     watch_panics(true);
     if let Some(initializer) = fds.next()
-        && let Err(failure) = run(read_all(&File::from(initializer))?)
+        && let Err(failure) = run(read_from(&File::from(initializer), 0, None)?)
     {
         let (message, trace) = Failure::from_bytes(&failure).into_text();
         worker.unfit(&message, &trace);
@@ -50,11 +50,12 @@ pub(super) fn run(payload: Vec<u8>) -> Reply {
     reply
 }
 
-/// The bytes behind a descriptor whose position others share.
-pub(super) fn read_all(file: &File) -> Result<Vec<u8>> {
+/// The bytes of a file from `start` on, `most` of them; its position, which others share, stays.
+pub(super) fn read_from(file: &File, start: u64, most: Option<u64>) -> Result<Vec<u8>> {
     let doing = "read what a process was given";
-    let len = file.metadata().map_err(|e| Error::os(doing, e))?.len();
-    let mut bytes = vec![0; usize::try_from(len).map_err(|e| Error::codec(doing, e))?];
-    file.read_exact_at(&mut bytes, 0).map_err(|e| Error::os(doing, e))?;
+    let len = file.metadata().map_err(|e| Error::os(doing, e))?.len().saturating_sub(start);
+    let len = usize::try_from(len.min(most.unwrap_or(len))).map_err(|e| Error::codec(doing, e))?;
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, start).map_err(|e| Error::os(doing, e))?;
     Ok(bytes)
 }

@@ -531,11 +531,12 @@ impl Core {
     }
 
     /// Begins to seat a worker: prepare, start a process with it, then [`seat`](Self::seat).
+    /// `None`: the pool has ended, or is about to.
     ///
     /// # Errors
     ///
     /// If the seat is taken, or descriptors are short.
-    pub fn prepare(&self, seat: usize) -> Result<Seating> {
+    pub fn prepare(&self, seat: usize) -> Result<Option<Seating>> {
         let mut state = self.0.lock()?;
         let desk = state.desks.get_mut(seat).ok_or_else(|| Error::invalid("no such seat"))?;
         if desk.staff.is_some() {
@@ -543,10 +544,10 @@ impl Core {
         }
         desk.clear();
         if matches!(state.phase, Phase::Leaving | Phase::Broken(_)) {
-            return Err(Error::closed("Pool not running"));
+            return Ok(None);
         }
         let (owner, lifeline) = lifeline().map_err(|e| Error::os("make a lifeline", e))?;
-        Ok(Seating { seat, lifeline, owner })
+        Ok(Some(Seating { seat, lifeline, owner }))
     }
 
     /// A process has been started in a seat.

@@ -119,10 +119,12 @@ impl Desk {
 
     /// Sends a task. What does not fit now goes later, in order, with [`push`](Self::push).
     pub(crate) fn send(&mut self, task: u64, freight: &Freight<'_>) {
+        let in_turn = self.late.is_empty();
         let claim = self.claims.pop().expect("the scheduler sends fewer tasks than claims");
         self.seat.claim(claim).offer(task);
         let sent = Sent { task, claim };
         self.sent.push_back(sent);
+        let others_first = self.is_late();
         if let Some(code) = freight.code {
             let kept = &mut self.codes[Code::slot(code.id)];
             if std::mem::replace(kept, code.id) != code.id {
@@ -130,7 +132,13 @@ impl Desk {
             }
         }
         self.late.push_back(Late { what: What::Run(sent), gone: 0 });
-        self.push(|_| Some(*freight));
+        // What is late belongs to other tasks; their bytes are found by `push`'s caller only.
+        if !others_first {
+            // Behind others it waits until they are pushed.
+        if in_turn {
+            self.push(|_| Some(*freight));
+        }
+        }
     }
 
     /// Pushes what is late, as far as there is room, and tells whether any of it went. `freight`

@@ -14,6 +14,7 @@
 //! | `child::*` | start, watch, signal and reap a process | posix_spawn(3), pidfd_open(2), waitid(2) |
 //! | `socket::*` | messages with descriptors between relatives | socketpair(2), SCM_RIGHTS in unix(7) |
 //! | `code::*` | a function's place in the executable | the anchor's address |
+//! | `again::*` | a program that runs itself again | memfd_create(2), `.init_array` |
 
 #[cfg(target_os = "linux")]
 mod linux;

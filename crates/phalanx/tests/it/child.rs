@@ -36,7 +36,7 @@ fn an_exit_code_arrives_and_is_remembered() {
 
 #[test]
 fn a_signal_ends_a_child_and_is_nothing_to_a_dead_one() {
-    let child = shell("sleep 600", &[]);
+    let child = shell("exec sleep 600", &[]);
     assert_eq!(child.try_exit().expect("asking"), None);
     assert_eq!(child.wait_until(Some(Instant::now())).expect("waiting"), None);
     child.signal(libc::SIGTERM).expect("signalling");
@@ -153,7 +153,7 @@ fn a_refusal_is_an_error_of_that_launch_alone() {
 #[test]
 fn the_children_of_a_dead_template_are_still_seen_to_end() {
     let template = template();
-    let child = launch(&template, "sleep 600", &[], &[]).expect("a child");
+    let child = launch(&template, "exec sleep 600", &[], &[]).expect("a child");
     template.process().signal(libc::SIGKILL).expect("a signal");
     assert_eq!(code(template.process()), -libc::SIGKILL);
     assert!(!template.is_alive());

@@ -1,4 +1,13 @@
 //! The integration tests, in one binary: one file a promise.
 
+mod alone;
 mod child;
+mod deaths;
+mod imap;
+mod pool;
+mod process;
 mod tidy;
+mod values;
+
+// Workers of these tests are this binary again.
+phalanx::enable_tests!();

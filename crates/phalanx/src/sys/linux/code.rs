@@ -7,6 +7,7 @@
 //! build; `api/start.rs` sees to it that there is no other.
 
 use std::fs;
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::with_exposed_provenance;
@@ -23,6 +24,19 @@ pub(crate) trait Shape<F> {
     fn run(function: F, payload: Vec<u8>) -> Reply;
 }
 
+/// What a function carries with it, asked when the program is compiled.
+pub(crate) struct Captures<F>(PhantomData<F>);
+
+impl<F> Captures<F> {
+    /// The compiler stops here for a function that carries something. To be named in each function
+    /// that a user calls with an `F`, so that the message shows that call.
+    pub(crate) const NOTHING: () = assert!(
+        size_of::<F>() == 0,
+        "a task runs in another process, so it cannot capture anything (nor be a function pointer): \
+         pass what it needs as its argument"
+    );
+}
+
 /// Where a task is in the executable. Having made one is evidence that its function exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Place(u64);
@@ -34,7 +48,7 @@ impl Place {
     /// The place of `function`, called as `S` does; `None` if it is in a library that was loaded,
     /// whose distance from the executable no other process shares.
     pub(crate) fn of<F: Copy + 'static, S: Shape<F>>(_function: F) -> Option<Self> {
-        const { assert!(size_of::<F>() == 0, "a task runs in another process, so it cannot capture anything: pass what it needs as its argument (a function pointer counts as a capture, too)") };
+        let () = Captures::<F>::NOTHING;
         let at = entry::<F, S> as Entry as usize;
         text().contains(&at).then(|| Self(at.wrapping_sub(origin()) as u64))
     }
@@ -63,7 +77,7 @@ impl Place {
 
 /// The code of one task.
 fn entry<F: Copy + 'static, S: Shape<F>>(payload: Vec<u8>) -> Reply {
-    const { assert!(size_of::<F>() == 0) };
+    let () = Captures::<F>::NOTHING;
     // SAFETY: a value of no bytes is read from nowhere; that there is one was shown to `of`, which
     // alone gives this function away, and being `Copy` it may be there once more.
     let function = unsafe { MaybeUninit::<F>::uninit().assume_init() };
@@ -90,46 +104,6 @@ fn text() -> &'static Range<usize> {
 fn range(line: &str) -> Option<Range<usize>> {
     let (start, end) = line.split_once(' ')?.0.split_once('-')?;
     Some(usize::from_str_radix(start, 16).ok()?..usize::from_str_radix(end, 16).ok()?)
-}
-
-/// Takes a variable out of the environment, if that is safe: if there is no other thread.
-pub(crate) fn take_variable(name: &str) -> Option<String> {
-    use std::os::unix::fs::MetadataExt as _;
-    let value = std::env::var(name).ok()?;
-    // A directory for each thread, and two links of its own.
-    let threads = fs::metadata("/proc/self/task").map_or(0, |tasks| tasks.nlink());
-    if threads == 3 {
-        // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
-        unsafe { std::env::remove_var(name) };
-    }
-    Some(value)
-}
-
-/// Lets the tests of a crate start processes: say it once, anywhere in each test crate.
-///
-/// A worker is the test binary run again, which has no `main` of yours to call
-/// [`init`](crate::init) in. This does it before `main`.
-///
-/// ```
-/// #[cfg(test)]
-/// phalanx::enable_tests!();
-/// # fn main() {}
-/// ```
-///
-/// What a task prints then goes to the terminal, for the test harness captures only what its own
-/// threads print.
-#[macro_export]
-macro_rules! enable_tests {
-    () => {
-        const _: () = {
-            extern "C" fn before_main() {
-                $crate::init();
-            }
-            #[used]
-            #[unsafe(link_section = ".init_array")]
-            static BEFORE_MAIN: extern "C" fn() = before_main;
-        };
-    };
 }
 
 #[cfg(test)]

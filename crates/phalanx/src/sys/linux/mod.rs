@@ -1,5 +1,6 @@
 //! Linux 5.10 and later, x86-64 and aarch64.
 
+pub(crate) mod again;
 pub(crate) mod child;
 pub(crate) mod code;
 mod event;

@@ -34,6 +34,14 @@ def main_is_importable() -> bool:
     return getattr(main, "__file__", None) is not None and "get_ipython" not in vars(main)
 
 
+def note(function: object) -> None:
+    """Workers to come will need the function's module: let a template import it once."""
+    forkserver = sys.modules.get("phalanx.forkserver")
+    module = getattr(function, "__module__", None)
+    if forkserver is not None and isinstance(module, str):
+        forkserver._forkserver.note(module)
+
+
 def is_by_reference(function: object) -> bool:
     """Is the function's pickle its name, so that workers may keep what it stands for?"""
     if isinstance(function, FunctionType | type):

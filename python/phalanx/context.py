@@ -63,10 +63,14 @@ class BaseContext(_standard.BaseContext):
         maxtasksperchild: int | None = None,
     ) -> _Pool:
         """A pool of worker processes."""
+        context = self.get_context()
+        context._warm_up()
         from phalanx.pool import Pool
 
-        context = self.get_context()
         return Pool(processes, initializer, initargs, maxtasksperchild, context=context)
+
+    def _warm_up(self) -> None:
+        """Begin what takes a while before the first child can start."""
 
     def freeze_support(self) -> None:
         """In a frozen program that was started to be a child: be one, and exit."""
@@ -209,6 +213,11 @@ class ForkServerContext(BaseContext):
 
     _name = "forkserver"
     Process = ForkServerProcess
+
+    def _warm_up(self) -> None:
+        from phalanx.forkserver import ensure_running
+
+        ensure_running()
 
 
 class DefaultContext(BaseContext):

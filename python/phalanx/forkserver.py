@@ -16,10 +16,10 @@ import os
 import signal
 import sys
 import threading
-from multiprocessing import process, resource_tracker
+from multiprocessing import process
 from multiprocessing import util as _util
 
-from phalanx import _phalanx, spawn
+from phalanx import _phalanx, _tracker, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,13 +84,10 @@ class ForkServer:
             OSError: there is no process or descriptor left for it.
             BrokenPipeError: the template died, and so did the next.
         """
-        # The template's interpreter starts meanwhile.
-        tracker_fd = resource_tracker.getfd()
-        assert tracker_fd is not None
-        fds = [tracker_fd, _phalanx.self_pidfd(), *fds]
         with self._lock:
             template = self._running()
             hint = self._hint(modules)
+        fds = [_tracker.fd(), _phalanx.self_pidfd(), *fds]
         try:
             return template.launch(payload, fds, hint)
         except BrokenPipeError:
@@ -98,6 +95,8 @@ class ForkServer:
             with self._lock:
                 template = self._running(unlike=template)
             return template.launch(payload, fds)
+        finally:
+            _tracker.start()
 
     def note(self, module: str) -> None:
         """Children to come will need ``module``: the next launch tells the template."""

@@ -429,7 +429,7 @@ class Pool(_standard.Pool):
         util.debug("finalizing pool")
         for stream in list(streams):
             stream.stop()
-        engine.terminate("Pool not running: it was terminated")
+        engine.terminate("Pool not running: the pool was terminated")
         if not engine.wait_ended(GRACE):
             engine.kill()
             engine.wait_ended()

@@ -7,10 +7,9 @@ for it in a memory file, so that nobody waits for its reader.
 from __future__ import annotations
 
 import os
-from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
-from phalanx import _phalanx, popen_fork, spawn
+from phalanx import _phalanx, _tracker, popen_fork, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj: Any) -> None:
         payload = spawn._dump(self, spawn.get_preparation_data(process_obj._name), process_obj)
-        tracker_fd = resource_tracker.getfd()
-        assert tracker_fd is not None
+        tracker_fd = _tracker.fd()
         parent_sentinel = _phalanx.self_pidfd()
         with open(os.memfd_create("phalanx-payload"), "w+b", buffering=0) as file:
             file.write(payload)
@@ -58,4 +56,7 @@ class Popen(popen_fork.Popen):
                 parent_sentinel=parent_sentinel,
             )
             fds = [*self._fds, file.fileno(), tracker_fd, parent_sentinel]
-            self._watch(spawn._run(command, fds))
+            try:
+                self._watch(spawn._run(command, fds))
+            finally:
+                _tracker.start()

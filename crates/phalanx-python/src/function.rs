@@ -105,6 +105,7 @@ impl Functions {
             let code = keep(&mut lock(&self.by_value), bytes.clone(), || Code::new(bytes));
             return Ok(Function { code: Some(code), object: held, by_value, main_by_value });
         }
+        carry(py, "note", (object,))?;
         let code = Some(Code::new(bytes));
         let function = Function { code, object: held, by_value, main_by_value };
         Ok(keep(&mut lock(&self.by_reference), key, || function))

@@ -144,7 +144,7 @@ fn trimmed(trace: &str) -> String {
     let ours =
         lines.iter().skip(start).position(|line| OURS.iter().any(|name| line.contains(name)));
     let end = ours.map_or(lines.len(), |line| {
-        frames.iter().copied().filter(|frame| *frame <= start + line).next_back().unwrap_or(0)
+        frames.iter().copied().rfind(|frame| *frame <= start + line).unwrap_or(0)
     });
     lines.get(start..end).filter(|lines| !lines.is_empty()).unwrap_or(&lines).join("\n")
 }

@@ -81,8 +81,7 @@ impl<R: Value> Process<R> {
         let payload = sealed(&payload).map_err(|e| Error::os("keep an argument", e))?;
         let output = scratch().map_err(|e| Error::os("make room for a result", e))?;
         let child = again(&Role::Process, &[payload.as_fd(), output.as_fd()])?;
-        let (child, output) = (Some(child), output.into());
-        Ok(Self { child, output, task: type_name::<F>(), result: PhantomData })
+        Ok(Self { child: Some(child), output, task: type_name::<F>(), result: PhantomData })
     }
 
     /// Waits for the end of the process and returns what the task returned.

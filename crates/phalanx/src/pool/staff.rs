@@ -124,7 +124,6 @@ impl Desk {
         self.seat.claim(claim).offer(task);
         let sent = Sent { task, claim };
         self.sent.push_back(sent);
-        let others_first = self.is_late();
         if let Some(code) = freight.code {
             let kept = &mut self.codes[Code::slot(code.id)];
             if std::mem::replace(kept, code.id) != code.id {
@@ -132,12 +131,9 @@ impl Desk {
             }
         }
         self.late.push_back(Late { what: What::Run(sent), gone: 0 });
-        // What is late belongs to other tasks; their bytes are found by `push`'s caller only.
-        if !others_first {
-            // Behind others it waits until they are pushed.
+        // Behind others it waits until they are pushed, by one who can find their bytes.
         if in_turn {
             self.push(|_| Some(*freight));
-        }
         }
     }
 

@@ -8,9 +8,8 @@
 
 use std::fs;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::ptr::with_exposed_provenance;
+use std::ptr::{NonNull, with_exposed_provenance};
 use std::sync::OnceLock;
 
 /// How a task ended: the bytes of its result, or those that tell how it failed.
@@ -78,9 +77,9 @@ impl Place {
 /// The code of one task.
 fn entry<F: Copy + 'static, S: Shape<F>>(payload: Vec<u8>) -> Reply {
     let () = Captures::<F>::NOTHING;
-    // SAFETY: a value of no bytes is read from nowhere; that there is one was shown to `of`, which
+    // SAFETY: a value of no bytes can be read from anywhere; that there is one was shown to `of`, which
     // alone gives this function away, and being `Copy` it may be there once more.
-    let function = unsafe { MaybeUninit::<F>::uninit().assume_init() };
+    let function = unsafe { NonNull::<F>::dangling().read() };
     S::run(function, payload)
 }
 

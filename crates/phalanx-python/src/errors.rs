@@ -33,9 +33,7 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
 /// `phalanx.WorkerDied`, with the name of the function that it was running, where one is known.
 pub fn worker_died(py: Python<'_>, died: &WorkerDied, task: Option<&str>) -> PyErr {
     let more = PyDict::new(py);
-    let filled = more
-        .set_item("task", task)
-        .and_then(|()| more.set_item("doing", died.doing));
+    let filled = more.set_item("task", task).and_then(|()| more.set_item("doing", died.doing));
     match filled {
         Ok(()) => {
             let exitcode = died.exit.map(phalanx::process::Exit::code);

@@ -40,7 +40,13 @@ pub struct Function {
 
 impl Function {
     /// A task of this function.
-    pub fn task(&self, py: Python<'_>, shape: u8, payload: &Bound<'_, PyAny>, what: &str) -> PyResult<Task> {
+    pub fn task(
+        &self,
+        py: Python<'_>,
+        shape: u8,
+        payload: &Bound<'_, PyAny>,
+        what: &str,
+    ) -> PyResult<Task> {
         let mut shape = shape | if self.by_value { shape::BY_VALUE } else { 0 };
         let Pickled { bytes, by_value } = if self.code.is_some() {
             dumps_argument(py, payload, what, self.main_by_value)?
@@ -58,7 +64,8 @@ impl Function {
     /// Its name, for who asks what a lost task was: `module.name`.
     pub fn name(&self, py: Python<'_>) -> Option<String> {
         let object = self.object.bind(py);
-        let name = object.getattr("__qualname__").or_else(|_| object.get_type().getattr("__qualname__"));
+        let name =
+            object.getattr("__qualname__").or_else(|_| object.get_type().getattr("__qualname__"));
         let module = object.getattr("__module__").ok().filter(|module| !module.is_none());
         let name = name.ok()?.to_string();
         Some(module.map_or(name.clone(), |module| format!("{module}.{name}")))

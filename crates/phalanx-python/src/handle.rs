@@ -40,6 +40,16 @@ struct Callbacks {
 /// the callback and the error callback if there are any.
 pub type Extras = (Py<PyAny>, Option<(u64, Option<Py<PyAny>>, Option<Py<PyAny>>)>);
 
+/// How a sequence becomes tasks.
+pub struct Cut {
+    /// So many items a piece, or as many as is best.
+    pub chunk: Option<usize>,
+    /// An item is a sequence of arguments.
+    pub star: bool,
+    /// The first pieces are measured, and the others cut while these are being run.
+    pub wait: bool,
+}
+
 struct State {
     /// Where each piece begins in the list of results; `None`: the one result is no list.
     pieces: Option<Vec<usize>>,
@@ -61,8 +71,12 @@ impl Handle {
         (pool, callbacks): Extras,
     ) -> Self {
         let state = State { pieces, results: None, placed: 0, end: None, raised: None };
-        let callbacks = callbacks.map(|(token, on_result, on_error)| {
-            Callbacks { token, on_result, on_error, called: Mutex::new(false), changed: Condvar::new() }
+        let callbacks = callbacks.map(|(token, on_result, on_error)| Callbacks {
+            token,
+            on_result,
+            on_error,
+            called: Mutex::new(false),
+            changed: Condvar::new(),
         });
         let state = Mutex::new(state);
         Self { core, _pool: pool, callbacks, group: Arc::new(group), function, state }
@@ -85,21 +99,17 @@ impl Handle {
     }
 
     /// Submits a call for each item of a sequence (it can be sliced).
-    ///
-    /// With `chunk` items a piece, or as many as is best: with `wait` the pieces are measured,
-    /// and cut while the first are being run.
     pub fn map(
         py: Python<'_>,
         core: Arc<Core>,
         function: Function,
         items: &Bound<'_, PyAny>,
-        chunk: Option<usize>,
-        star: bool,
-        wait: bool,
+        Cut { chunk, star, wait }: Cut,
         extras: Extras,
     ) -> PyResult<Self> {
         let len = items.len()?;
-        let results = PyList::new(py, [py.None()])?.as_sequence().repeat(len)?.cast_into::<PyList>()?;
+        let results =
+            PyList::new(py, [py.None()])?.as_sequence().repeat(len)?.cast_into::<PyList>()?;
         let handle = Self::new(core, Group::as_completed(), function, Some(Vec::new()), extras);
         handle.state().results = Some(results.unbind());
         let mut next = 0;
@@ -253,7 +263,8 @@ impl Handle {
                 return end.map(Some);
             }
             if self.is_empty() {
-                let results = self.state().results.as_ref().map(|list| list.clone_ref(py).into_any());
+                let results =
+                    self.state().results.as_ref().map(|list| list.clone_ref(py).into_any());
                 self.state().end = results.map(Ok);
                 continue;
             }
@@ -303,7 +314,8 @@ impl Callbacks {
             if left.is_zero() {
                 return false;
             }
-            called = self.changed.wait_timeout(called, left).unwrap_or_else(PoisonError::into_inner).0;
+            called =
+                self.changed.wait_timeout(called, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }
@@ -379,7 +391,9 @@ impl Handle {
         let Some(callbacks) = &self.callbacks else { return Ok(()) };
         let called = match self.wait_end(py, None) {
             Ok(value) => callbacks.on_result.as_ref().map(|call| call.call1(py, (value,))),
-            Err(error) => callbacks.on_error.as_ref().map(|call| call.call1(py, (error.value(py),))),
+            Err(error) => {
+                callbacks.on_error.as_ref().map(|call| call.call1(py, (error.value(py),)))
+            }
         };
         *callbacks.called() = true;
         callbacks.changed.notify_all();

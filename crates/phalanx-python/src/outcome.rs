@@ -9,7 +9,11 @@ use crate::function::Function;
 use crate::pickle::{carry, loads};
 
 /// What the task returned, or what it raised, or why it is lost.
-pub fn value<'py>(py: Python<'py>, outcome: &Outcome, function: &Function) -> PyResult<Bound<'py, PyAny>> {
+pub fn value<'py>(
+    py: Python<'py>,
+    outcome: &Outcome,
+    function: &Function,
+) -> PyResult<Bound<'py, PyAny>> {
     match outcome {
         Outcome::Returned(bytes) => loads(py, bytes),
         Outcome::Failed(bytes) => {

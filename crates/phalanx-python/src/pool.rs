@@ -10,9 +10,9 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::raise;
 use crate::function::{Functions, shape};
-use crate::handle::{Extras, Handle};
+use crate::handle::{Cut, Extras, Handle};
 use crate::process::Child;
-use crate::stream::{Feeder, Stream};
+use crate::stream::{Feeder, Manner, Stream};
 use crate::wait::interruptible;
 use crate::worker::Worker;
 
@@ -116,7 +116,7 @@ impl Pool {
         wait: bool,
     ) -> PyResult<Handle> {
         let function = self.functions.get(py, function)?;
-        Handle::map(py, self.core.clone(), function, items, chunk, star, wait, extras)
+        Handle::map(py, self.core.clone(), function, items, Cut { chunk, star, wait }, extras)
     }
 
     #[pyo3(signature = (function, input, chunk, pool, *, prompt, sized, buffer, ordered))]
@@ -135,7 +135,8 @@ impl Pool {
     ) -> PyResult<Stream> {
         let function = self.functions.get(py, function)?;
         let input = prompt.then_some(input);
-        Stream::new(py, &self.core, pool, function, input, sized, chunk, buffer, ordered)
+        let manner = Manner { sized, chunk, buffer, ordered };
+        Stream::new(py, &self.core, pool, function, input, manner)
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {

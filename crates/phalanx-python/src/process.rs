@@ -102,10 +102,9 @@ fn child_of(py: Python<'_>, pid: u32) -> PyResult<Child> {
 fn self_pidfd(py: Python<'_>) -> PyResult<RawFd> {
     static OPENED: Mutex<Option<OwnPidfd>> = Mutex::new(None);
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    match opened.take_if(|own| !own.is_ours()) {
+    if let Some(parents) = opened.take_if(|own| !own.is_ours()) {
         // The parent's, which is this process's `parent_process().sentinel`.
-        Some(parents) => std::mem::forget(parents),
-        None => {}
+        std::mem::forget(parents);
     }
     if opened.is_none() {
         *opened = Some(OwnPidfd::open().map_err(|e| raise(py, &e))?);

@@ -32,6 +32,18 @@ struct Shared {
     changed: Condvar,
 }
 
+/// How an input is read and its results are given.
+pub struct Manner {
+    /// It has a length, so it has an end.
+    pub sized: bool,
+    /// Items a task.
+    pub chunk: usize,
+    /// Items ahead of the results; as many as is best by default.
+    pub buffer: Option<usize>,
+    /// Results in the order of the items.
+    pub ordered: bool,
+}
+
 #[derive(Default)]
 struct Progress {
     /// Until the input has ended, or nobody wants the rest of it.
@@ -117,17 +129,13 @@ pub struct Stream {
 }
 
 impl Stream {
-    #[allow(clippy::too_many_arguments)] // what Python's imap has
     pub fn new(
         py: Python<'_>,
         core: &Arc<Core>,
         pool: Py<PyAny>,
         function: Function,
         input: Option<&Bound<'_, PyAny>>,
-        sized: bool,
-        chunk: usize,
-        buffer: Option<usize>,
-        ordered: bool,
+        Manner { sized, chunk, buffer, ordered }: Manner,
     ) -> PyResult<Self> {
         let hold = core.hold().map_err(|e| raise(py, &e))?;
         let workers = core.seats().map_err(|e| raise(py, &e))?;
@@ -193,7 +201,11 @@ impl Stream {
     }
 
     /// Takes the next outcome and hands out its (first) result.
-    fn advance<'py>(&self, py: Python<'py>, timeout: Option<f64>) -> PyResult<Option<Bound<'py, PyAny>>> {
+    fn advance<'py>(
+        &self,
+        py: Python<'py>,
+        timeout: Option<f64>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
         if let Some(result) = self.rest().pop() {
             return Ok(Some(result.into_bound(py)));
         }

@@ -48,7 +48,7 @@ impl Worker {
     fn serve(&mut self, py: Python<'_>, maxtasks: Option<u64>) -> PyResult<()> {
         self.engine.ready(maxtasks);
         loop {
-            match self.engine.next().map_err(|e| raise(py, &e))? {
+            match self.engine.duty().map_err(|e| raise(py, &e))? {
                 Duty::Define(id, bytes) => {
                     let function = loads(py, &bytes).map(Bound::unbind);
                     self.functions[(id % Engine::CODES as u64) as usize] = Some((id, function));
@@ -93,7 +93,13 @@ impl Worker {
         }
     }
 
-    fn call<'py>(&self, py: Python<'py>, code: u64, kind: u8, payload: &[u8]) -> PyResult<Bound<'py, PyAny>> {
+    fn call<'py>(
+        &self,
+        py: Python<'py>,
+        code: u64,
+        kind: u8,
+        payload: &[u8],
+    ) -> PyResult<Bound<'py, PyAny>> {
         let mut payload = loads(py, payload)?;
         let function = if kind & shape::WITH_FUNCTION != 0 {
             let (function, rest) = payload.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
@@ -116,7 +122,8 @@ impl Worker {
             shape::ONE => function.call1((payload,)),
             shape::ARGS => function.call1(sequence(&payload)?),
             shape::CALL => {
-                let (args, kwargs) = payload.extract::<(Bound<'py, PyTuple>, Bound<'py, PyDict>)>()?;
+                let (args, kwargs) =
+                    payload.extract::<(Bound<'py, PyTuple>, Bound<'py, PyDict>)>()?;
                 function.call(args, Some(&kwargs))
             }
             shape::EACH => {
@@ -138,12 +145,15 @@ impl Worker {
 }
 
 fn describe(py: Python<'_>, error: &PyErr, by_value: bool) -> Vec<u8> {
-    envelope_bytes(py, carry(py, "describe", (error.value(py), by_value)))
+    let value = error.value(py);
+    // Before CPython 3.12 the two are kept apart.
+    let traced = value.setattr("__traceback__", error.traceback(py));
+    envelope_bytes(py, traced.and_then(|()| carry(py, "describe", (value, by_value))))
 }
 
 /// The bytes of an envelope; if even that failed, of one that says so.
 fn envelope_bytes(py: Python<'_>, envelope: PyResult<Bound<'_, PyAny>>) -> Vec<u8> {
-    let bytes = envelope.and_then(|envelope| Ok(envelope.extract::<Vec<u8>>()?));
+    let bytes = envelope.and_then(|envelope| envelope.extract::<Vec<u8>>());
     bytes.unwrap_or_else(|error| {
         let text = error.to_string();
         let plain = (py.None(), "RuntimeError", "an exception could not be described", text);

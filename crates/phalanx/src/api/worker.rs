@@ -29,7 +29,7 @@ pub(super) fn serve(seat: usize, life: Option<u64>, fds: Vec<OwnedFd>) -> Result
     }
     worker.ready(life);
     loop {
-        match worker.next()? {
+        match worker.duty()? {
             Duty::Run(_, _, payload) => match run(payload) {
                 Ok(result) => worker.finish(true, &result),
                 Err(failure) => worker.finish(false, &failure),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use super::core::Shared;
+use super::shared::Shared;
 use crate::error::{Error, Result};
 use crate::sys::{Event, Poller, block_signals, fork};
 

@@ -9,7 +9,9 @@ mod core;
 mod engine;
 mod group;
 mod scheduler;
+mod shared;
 mod staff;
+mod state;
 mod task;
 mod worker;
 

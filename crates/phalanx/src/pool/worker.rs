@@ -106,7 +106,7 @@ impl Worker {
     /// # Errors
     ///
     /// If the owner writes nonsense.
-    pub fn next(&mut self) -> Result<Duty> {
+    pub fn duty(&mut self) -> Result<Duty> {
         if self.life == Some(0) {
             return Ok(Duty::Leave);
         }
@@ -134,7 +134,7 @@ impl Worker {
         match self.seat.order() {
             // Orders come after tasks: look for one more.
             Order::Leave if self.inbox.is_empty() => Ok(Duty::Leave),
-            Order::Leave => self.next(),
+            Order::Leave => self.duty(),
             Order::Serve => Ok(Duty::Idle),
         }
     }
@@ -157,7 +157,7 @@ impl Worker {
         }
     }
 
-    /// Sends how the task ended that [`next`](Self::next) gave last.
+    /// Sends how the task ended that [`duty`](Self::duty) gave last.
     ///
     /// Waits if the owner is slow to read.
     pub fn finish(&mut self, returned: bool, body: &[u8]) {

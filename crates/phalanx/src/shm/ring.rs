@@ -350,18 +350,11 @@ mod loom_tests {
 
     struct Shared(Arc<Own>);
 
-    // SAFETY: as `Own`'s.
-    unsafe impl Home for Shared {
-        fn counters(&self) -> &Counters {
-            (&*self.0).counters()
-        }
+    impl std::ops::Deref for Shared {
+        type Target = Own;
 
-        fn bytes(&self) -> *mut u8 {
-            (&*self.0).bytes()
-        }
-
-        fn capacity(&self) -> usize {
-            (&*self.0).capacity()
+        fn deref(&self) -> &Own {
+            &self.0
         }
     }
 

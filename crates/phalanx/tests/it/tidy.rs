@@ -10,8 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// From the lowest to the highest: a layer may import those before it.
-const LAYERS: [&str; 8] =
-    ["error", "sys", "shm", "sync", "channel", "process", "pool", "api"];
+const LAYERS: [&str; 8] = ["error", "sys", "shm", "sync", "channel", "process", "pool", "api"];
 
 /// Imports that point upwards all the same: file, what it imports, and why.
 const EXCEPTIONS: [(&str, &str, &str); 1] = [(

@@ -1,0 +1,232 @@
+//! Who moves a pool on: one lock, and whoever holds it.
+//!
+//! All that changes is [`State`], under one lock, held for microseconds and never while waiting.
+//! Whoever holds it moves the pool on: a caller that submits, a caller that waits (the *driver*:
+//! one at a time, it reads the outboxes itself and so saves a change of threads), or the engine
+//! thread, which serves when nobody waits, and sees deaths.
+//!
+//! Exactly one of driver and engine thread is awake or has armed the doorbell: the engine thread
+//! arms it whenever it leaves, unless `driven` is set; the driver sets `driven`, arms it for itself
+//! while it sleeps, and arms it for the engine thread when it leaves.
+
+use std::os::fd::AsFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use super::engine::Engine;
+use super::group::{Group, Until};
+use super::staff::Staff;
+use super::state::State;
+use crate::error::{Error, Result};
+use crate::shm::{Control, Region, Sleeper};
+use crate::sys::futex::Woken;
+use crate::sys::{Event, fork};
+
+/// So many outcomes at once mean that more are coming: the engine thread then looks again after
+/// [`SOON`] instead of being woken for each.
+const BURST: usize = 16;
+const SOON: Duration = Duration::from_micros(500);
+/// How long the status of a child may lag behind its death.
+const STATUS_LAG: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(super) generation: u32,
+    pub(super) region: Region,
+    pub(super) control: Control,
+    /// Wakes the engine thread.
+    pub(super) event: Event,
+    pub(super) state: Mutex<State>,
+    /// Something that `ended` or `errand` waits for has happened.
+    pub(super) changed: Condvar,
+    pub(super) engine: Arc<Engine>,
+    pub(super) pool: u32,
+}
+
+impl Shared {
+    /// # Errors
+    ///
+    /// In a forked child, which has nothing of this pool but the value.
+    pub(super) fn lock(&self) -> Result<MutexGuard<'_, State>> {
+        if self.generation != fork::generation() {
+            return Err(Error::closed(
+                "this pool belongs to the process that this one was forked from; make one here",
+            ));
+        }
+        // A panic under the lock is a bug; there is nothing better than to go on.
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Releases the lock, and tells everybody who must know.
+    pub(super) fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        state.progress();
+        let wakers = std::mem::take(&mut state.wakers);
+        let notify = !state.errands.is_empty() || state.is_ended();
+        drop(state);
+        if notify {
+            self.changed.notify_all();
+        }
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// Wakes the driver, or the engine thread.
+    pub(super) fn nudge(&self) {
+        if self.control.doorbell().ring_and_wake() == Some(Sleeper::InPoller) {
+            self.event.ring();
+        }
+    }
+
+    /// Reads all mail and pushes what is late. False: there was nothing to do.
+    fn serve(state: &mut State) -> bool {
+        let mut done = false;
+        for worker in 0..state.desks.len() {
+            // A worker may be quicker to write than its owner is to write down who it is.
+            if state.desks[worker].staff.is_some() && state.desks[worker].has_mail() {
+                state.read(worker);
+                done = true;
+            }
+            if state.desks[worker].is_late() {
+                done |= state.catch_up(worker);
+            }
+        }
+        state.progress();
+        done
+    }
+
+    /// Announces a sleeper. False: it must not sleep, there was something to do meanwhile.
+    fn arm(&self, state: &mut State, sleeper: Sleeper) -> bool {
+        self.control.doorbell().arm(sleeper);
+        let done = Self::serve(state);
+        if done {
+            self.control.doorbell().disarm();
+        }
+        !done
+    }
+
+    pub(crate) fn clear_event(&self) {
+        self.event.clear();
+    }
+
+    /// The engine thread's visit. Returns when it wants to come again, if it is not rung for.
+    pub(crate) fn visit(&self) -> Option<Instant> {
+        let Ok(mut state) = self.lock() else { return None };
+        let now = Instant::now();
+        state.scheduler.wake(now);
+        let mut soon = None;
+        if state.driven {
+            state.progress();
+        } else {
+            loop {
+                Self::serve(&mut state);
+                if std::mem::take(&mut state.arrivals) >= BURST {
+                    self.control.doorbell().disarm();
+                    soon = Some(now + SOON);
+                    break;
+                }
+                if self.arm(&mut state, Sleeper::InPoller) {
+                    break;
+                }
+            }
+        }
+        let alarm = state.scheduler.alarm();
+        self.unlock(state);
+        [soon, alarm].into_iter().flatten().min()
+    }
+
+    /// The engine thread has seen the end of a process.
+    pub(crate) fn saw_end(&self, worker: usize, incarnation: u32) {
+        let Ok(mut state) = self.lock() else { return };
+        let current = |staff: &mut Staff| staff.incarnation == incarnation;
+        let Some(staff) = state.desks[worker].staff.take_if(current) else { return };
+        self.engine.unwatch(staff.child.as_fd());
+        let exit = staff.child.wait_until(Some(Instant::now() + STATUS_LAG)).ok().flatten();
+        state.ended(worker, &staff, exit);
+        let driven = state.driven;
+        self.unlock(state);
+        if driven {
+            self.nudge();
+        }
+    }
+
+    /// Waits until `group` has `what`, reading outboxes if nobody else does.
+    ///
+    /// Returns early, with false, at the deadline or when a signal handler has run.
+    pub(super) fn wait(&self, group: &Group, what: Until, deadline: Option<Instant>) -> Result<bool> {
+        loop {
+            if group.has(what) {
+                return Ok(true);
+            }
+            let mut state = self.lock()?;
+            if state.driven {
+                drop(state);
+                group.sleep(what, deadline);
+                if !group.has(what) && deadline.is_some_and(|at| at <= Instant::now()) {
+                    return Ok(false);
+                }
+                continue;
+            }
+            state.driven = true;
+            self.control.doorbell().disarm();
+            return Ok(self.drive(state, group, what, deadline));
+        }
+    }
+
+    fn drive<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        group: &Group,
+        what: Until,
+        deadline: Option<Instant>,
+    ) -> bool {
+        let found = loop {
+            Self::serve(&mut state);
+            if group.has(what) {
+                break true;
+            }
+            if !self.arm(&mut state, Sleeper::OnWord) {
+                continue;
+            }
+            let alarm = state.scheduler.alarm();
+            let next = [alarm, deadline].into_iter().flatten().min();
+            self.unlock(state);
+            let woken = self.control.doorbell().sleep(next);
+            state = match self.lock() {
+                Ok(state) => state,
+                // Forked while asleep: not ours to drive.
+                Err(_) => return false,
+            };
+            self.control.doorbell().disarm();
+            let now = Instant::now();
+            state.scheduler.wake(now);
+            if woken == Woken::Interrupted || deadline.is_some_and(|at| at <= now) {
+                Self::serve(&mut state);
+                break group.has(what);
+            }
+        };
+        state.driven = false;
+        // From here on the engine thread serves; what came meanwhile is ours to read.
+        while !self.arm(&mut state, Sleeper::InPoller) {}
+        let alarm = state.scheduler.alarm().is_some();
+        self.unlock(state);
+        if alarm {
+            self.event.ring();
+        }
+        found
+    }
+
+    pub(super) fn sleep<'a>(
+        &self,
+        state: MutexGuard<'a, State>,
+        deadline: Option<Instant>,
+    ) -> Result<MutexGuard<'a, State>> {
+        let Some(deadline) = deadline else {
+            return Ok(self.changed.wait(state).unwrap_or_else(PoisonError::into_inner));
+        };
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(Error::timed_out("a pool"));
+        }
+        Ok(self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0)
+    }
+}

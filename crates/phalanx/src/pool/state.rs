@@ -1,0 +1,263 @@
+//! What a pool knows: its phase, its tasks, who sits where. All of it is under one lock.
+//!
+//! What is here happens to the state and returns; nothing waits. What is owed to others when the
+//! lock is released, wakers and errands, is collected on the way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::core::Errand;
+use super::group::Group;
+use super::scheduler::{Command, Scheduler};
+use super::staff::{Desk, Freight, Mail, Staff};
+use super::task::{Outcome, Task, to_owner};
+use crate::error::{Error, Result, WorkerDied};
+use crate::process::Exit;
+use crate::shm::Order;
+
+/// After so many workers in a row that died before they were ready, the pool gives up.
+const STILLBORN: u32 = 3;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) phase: Phase,
+    pub(super) scheduler: Scheduler,
+    tasks: Slab<Entry>,
+    /// Makes task ids unique: the upper half of an id.
+    serial: u64,
+    pub(super) desks: Vec<Desk>,
+    /// A waiting thread reads the outboxes.
+    pub(super) driven: bool,
+    pub(super) errands: VecDeque<Errand>,
+    /// Inputs that are still being read: a pool that closes waits for what they will submit.
+    pub(super) holds: usize,
+    /// Workers that may have to be woken when the lock is released.
+    pub(super) touched: Vec<usize>,
+    /// Wakers to call when the lock is released.
+    pub(super) wakers: Vec<Waker>,
+    pub(super) stillborn: u32,
+    pub(super) incarnations: u32,
+    /// Outcomes since the engine thread looked last.
+    pub(super) arrivals: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Phase {
+    Open,
+    /// No new tasks; the workers leave after the last.
+    Closing,
+    /// All tasks have ended; workers are leaving.
+    Leaving,
+    /// Ended before its time: by `terminate`, or because its workers cannot be readied.
+    Broken(Error),
+}
+
+#[derive(Debug)]
+struct Entry {
+    serial: u64,
+    task: Task,
+    group: Arc<Group>,
+    index: u64,
+}
+
+impl State {
+    pub(super) fn new(desks: Vec<Desk>) -> Self {
+        Self {
+            phase: Phase::Open,
+            scheduler: Scheduler::new(desks.len()),
+            tasks: Slab::new(),
+            serial: 0,
+            desks,
+            driven: false,
+            errands: VecDeque::new(),
+            holds: 0,
+            touched: Vec::new(),
+            wakers: Vec::new(),
+            stillborn: 0,
+            incarnations: 0,
+            arrivals: 0,
+        }
+    }
+
+    fn id(&self, key: usize) -> u64 {
+        self.tasks[key].serial << 32 | key as u64
+    }
+
+    fn entry(tasks: &Slab<Entry>, id: u64) -> Option<&Entry> {
+        tasks.get((id & 0xffff_ffff) as usize).filter(|entry| entry.serial == id >> 32)
+    }
+
+    fn freight(tasks: &Slab<Entry>, id: u64) -> Option<Freight<'_>> {
+        let Task { code, shape, payload } = &Self::entry(tasks, id)?.task;
+        Some(Freight { code: code.as_ref(), shape: *shape, payload })
+    }
+
+    pub(super) fn submit(&mut self, group: &Arc<Group>, index: u64, task: Task) {
+        // 28 bits: ids keep two bits free for a claim's state, and wrap after 2^28 reuses.
+        self.serial = (self.serial + 1) & 0x0fff_ffff;
+        let entry = Entry { serial: self.serial, task, group: group.clone(), index };
+        let key = self.tasks.insert(entry);
+        self.scheduler.submit(self.id(key));
+    }
+
+    /// Does what the scheduler asks, and wakes the workers that got something.
+    fn settle(&mut self) {
+        while let Some(command) = self.scheduler.next() {
+            match command {
+                Command::Send { worker, task } => {
+                    if let Some(freight) = Self::freight(&self.tasks, task) {
+                        self.desks[worker].send(task, &freight);
+                        self.touched.push(worker);
+                    }
+                }
+                Command::Revoke { worker, task } => {
+                    if self.desks[worker].revoke(task) {
+                        self.scheduler.revoked(worker, task, Instant::now());
+                    }
+                }
+            }
+        }
+    }
+
+    fn ring(&mut self) {
+        while let Some(worker) = self.touched.pop() {
+            self.desks[worker].ring();
+        }
+    }
+
+    fn finish(&mut self, task: u64, outcome: Outcome, took: Duration) {
+        if Self::entry(&self.tasks, task).is_none() {
+            return;
+        }
+        let entry = self.tasks.remove((task & 0xffff_ffff) as usize);
+        let arrival = entry.group.arrive(entry.index, outcome, took);
+        self.wakers.extend(arrival.waker);
+        self.errands.extend(arrival.announce.map(Errand::Done));
+        self.arrivals += 1;
+    }
+
+    /// Reads what a worker has sent.
+    pub(super) fn read(&mut self, worker: usize) {
+        loop {
+            match self.desks[worker].read() {
+                Ok(Some(mail)) => self.receive(worker, mail),
+                Ok(None) => break,
+                // It writes nonsense: what it was running is lost, and so is it.
+                Err(_) => {
+                    self.desks[worker].staff.iter().for_each(|staff| {
+                        let _ = staff.child.signal(libc::SIGKILL);
+                    });
+                    break;
+                }
+            }
+        }
+        self.touched.push(worker);
+        self.desks[worker].made_room();
+    }
+
+    /// Pushes what is late for a worker, and tells whether any of it went.
+    pub(super) fn catch_up(&mut self, worker: usize) -> bool {
+        let went = self.desks[worker].push(|task| Self::freight(&self.tasks, task));
+        if went {
+            self.touched.push(worker);
+        }
+        went
+    }
+
+    fn receive(&mut self, worker: usize, mail: Mail) {
+        let now = Instant::now();
+        match mail.kind {
+            to_owner::READY => {
+                self.stillborn = 0;
+                if let Some(staff) = &mut self.desks[worker].staff
+                    && !std::mem::replace(&mut staff.ready, true)
+                {
+                    let life = (mail.extra > 0).then_some(mail.extra);
+                    self.scheduler.arrived(worker, life, now);
+                }
+            }
+            to_owner::RETURNED | to_owner::FAILED if self.desks[worker].ended(mail.task) => {
+                let took = mail.took();
+                self.scheduler.finished(worker, mail.task, took, now);
+                let failed = mail.kind == to_owner::FAILED;
+                let outcome = if failed { Outcome::Failed } else { Outcome::Returned };
+                self.finish(mail.task, outcome(mail.body), took);
+            }
+            to_owner::UNFIT => {
+                let (message, trace) = super::worker::read_unfit(&mail.body);
+                self.fail(Error::initializer(message, trace));
+            }
+            _ => {}
+        }
+    }
+
+    /// Ends the pool before its time: everything that has not ended is told why.
+    pub(super) fn fail(&mut self, why: Error) {
+        if matches!(self.phase, Phase::Broken(_)) {
+            return;
+        }
+        self.phase = Phase::Broken(why.clone());
+        for task in self.scheduler.abandon() {
+            self.finish(task, Outcome::Broken(why.clone()), Duration::ZERO);
+        }
+        self.dismiss();
+    }
+
+    fn dismiss(&mut self) {
+        self.desks.iter_mut().for_each(|desk| desk.order(Order::Leave));
+        self.touched.extend(0..self.desks.len());
+        self.errands.retain(|errand| !matches!(errand, Errand::Staff(_)));
+    }
+
+    /// After anything has happened: is it time to leave?
+    pub(super) fn progress(&mut self) {
+        self.settle();
+        if matches!(self.phase, Phase::Closing) && self.scheduler.outstanding() == 0 && self.holds == 0
+        {
+            self.phase = Phase::Leaving;
+            self.dismiss();
+        }
+        self.ring();
+    }
+
+    /// A process has ended: what it had begun is lost, the rest runs elsewhere.
+    pub(super) fn ended(&mut self, worker: usize, staff: &Staff, exit: Option<Exit>) {
+        self.read(worker);
+        let desk = &mut self.desks[worker];
+        let (lost, pid) = (desk.begun(), staff.child.pid());
+        desk.clear();
+        self.scheduler.died(worker, &lost, Instant::now());
+        for task in lost {
+            let died = WorkerDied::new(pid, exit, "running a task");
+            self.finish(task, Outcome::Lost(died), Duration::ZERO);
+        }
+        if !staff.ready && matches!(self.phase, Phase::Open | Phase::Closing) {
+            self.stillborn += 1;
+            if self.stillborn >= STILLBORN {
+                self.fail(WorkerDied::new(pid, exit, "starting").into());
+            }
+        }
+        let tasks = self.scheduler.outstanding() > 0;
+        if matches!(self.phase, Phase::Open) || matches!(self.phase, Phase::Closing) && tasks {
+            self.errands.push_back(Errand::Staff(worker));
+        }
+    }
+
+    pub(super) fn is_ended(&self) -> bool {
+        matches!(self.phase, Phase::Leaving | Phase::Broken(_))
+            && self.desks.iter().all(|desk| desk.staff.is_none())
+    }
+
+    pub(super) fn check_open(&self, held: bool) -> Result<()> {
+        match &self.phase {
+            Phase::Open => Ok(()),
+            Phase::Closing if held => Ok(()),
+            Phase::Closing | Phase::Leaving => Err(Error::closed("Pool not running")),
+            Phase::Broken(why) => Err(why.clone()),
+        }
+    }
+}

@@ -29,6 +29,7 @@ test: build ## every test: Rust, loom, pytest on every CPython, CPython's own su
 check: build ## formatting, lints, types and stubs
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTFLAGS="--cfg phalanx_hollow -D warnings -A dead_code" cargo check -p phalanx --target-dir target/hollow
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

@@ -51,8 +51,9 @@ pub struct Cut {
 }
 
 struct State {
-    /// Where each piece begins in the list of results; `None`: the one result is no list.
-    pieces: Option<Vec<usize>>,
+    /// Where each piece begins and ends in the list of results; `None`: the one result is no
+    /// list.
+    pieces: Option<Vec<(usize, usize)>>,
     results: Option<Py<PyList>>,
     /// Pieces whose results are in their place.
     placed: usize,
@@ -67,7 +68,7 @@ impl Handle {
         core: Arc<Core>,
         group: Group,
         function: Function,
-        pieces: Option<Vec<usize>>,
+        pieces: Option<Vec<(usize, usize)>>,
         (pool, callbacks): Extras,
     ) -> Self {
         let state = State { pieces, results: None, placed: 0, end: None, raised: None };
@@ -118,7 +119,7 @@ impl Handle {
         let mut send = |index: usize, size: usize| -> PyResult<()> {
             let (task, start) = (handle.piece(py, items, next, size, star)?, next);
             if let Some(pieces) = &mut handle.state().pieces {
-                pieces.push(start);
+                pieces.push((start, start + size));
             }
             next += size;
             hold.submit(&handle.group, index as u64, task).map_err(|e| raise(py, &e))
@@ -177,8 +178,8 @@ impl Handle {
     /// How many items the first `pieces` pieces have: about as many as are done.
     fn items_in(&self, pieces: usize) -> usize {
         let state = self.state();
-        let starts = state.pieces.as_deref().unwrap_or_default();
-        starts.get(pieces).or(starts.last()).copied().unwrap_or(0)
+        let cut = state.pieces.as_deref().unwrap_or_default();
+        cut.get(..pieces).and_then(<[_]>::last).map_or(0, |&(_, end)| end)
     }
 
     fn ended<'py>(&self, py: Python<'py>) -> Option<PyResult<Bound<'py, PyAny>>> {
@@ -229,8 +230,7 @@ impl Handle {
             // All that is after the first failure is not asked for any more.
             Ok(_) if raised.is_some() => {}
             Ok(part) => {
-                let start = pieces[index];
-                let stop = pieces.get(index + 1).copied().unwrap_or(results.len());
+                let (start, stop) = pieces[index];
                 match stop - start {
                     1 => results.set_item(start, part)?,
                     _ => results.set_slice(start, stop, &part)?,

@@ -146,7 +146,9 @@ fn trimmed(trace: &str) -> String {
     let end = ours.map_or(lines.len(), |line| {
         frames.iter().copied().rfind(|frame| *frame <= start + line).unwrap_or(0)
     });
-    lines.get(start..end).filter(|lines| !lines.is_empty()).unwrap_or(&lines).join("\n")
+    // A task that the compiler has put into its caller has no frame but that one.
+    let next = frames.iter().copied().find(|frame| *frame > start).unwrap_or(lines.len());
+    lines.get(start..end.max(next)).unwrap_or(&lines).join("\n")
 }
 
 /// What is in the frames between a panic and its hook.
@@ -172,6 +174,9 @@ mod tests {
                      at phalanx/src/sys/linux/code.rs:9\n   5: main";
         assert_eq!(trimmed(trace), "   3: app::f\n             at src/main.rs:1");
         assert_eq!(trimmed("   0: something\n   1: else"), "   0: something\n   1: else");
+        let inlined =
+            "   0: core::panicking::panic\n   1: phalanx::sys::linux::code::entry\n   2: main";
+        assert_eq!(trimmed(inlined), "   1: phalanx::sys::linux::code::entry");
         assert_eq!(trimmed(""), "");
     }
 

@@ -16,12 +16,12 @@
 //! | `code::*` | a function's place in the executable | the anchor's address |
 //! | `again::*` | a program that runs itself again | memfd_create(2), `.init_array` |
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(phalanx_hollow)))]
 mod linux;
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(phalanx_hollow)))]
 pub(crate) use linux::*;
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), phalanx_hollow))]
 mod hollow;
-#[cfg(not(target_os = "linux"))]
+#[cfg(any(not(target_os = "linux"), phalanx_hollow))]
 pub(crate) use hollow::*;

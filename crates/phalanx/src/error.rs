@@ -20,18 +20,38 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 enum Kind {
     /// The operating system refused: "failed to map memory: ...".
-    Os { doing: &'static str, source: io::Error },
-    TimedOut { doing: &'static str },
-    Closed { what: String },
-    Invalid { why: String },
+    Os {
+        doing: &'static str,
+        source: io::Error,
+    },
+    TimedOut {
+        doing: &'static str,
+    },
+    Closed {
+        what: String,
+    },
+    Invalid {
+        why: String,
+    },
     /// What another process wrote made no sense.
-    Corrupt { what: &'static str },
+    Corrupt {
+        what: &'static str,
+    },
     WorkerDied(WorkerDied),
     /// A task of ours failed inside its worker and said why.
-    Task { message: String, trace: String },
+    Task {
+        message: String,
+        trace: String,
+    },
     /// The code that readies a worker failed there.
-    Initializer { message: String, trace: String },
-    Codec { doing: &'static str, why: String },
+    Initializer {
+        message: String,
+        trace: String,
+    },
+    Codec {
+        doing: &'static str,
+        why: String,
+    },
 }
 
 /// The death of a worker, as the task that it was running is told.
@@ -192,7 +212,9 @@ impl fmt::Display for Error {
             Kind::Corrupt { what } => write!(f, "another process wrote nonsense into {what}"),
             Kind::WorkerDied(died) => died.fmt(f),
             Kind::Task { message, .. } => f.write_str(message),
-            Kind::Initializer { message, .. } => write!(f, "the initializer of a worker failed: {message}"),
+            Kind::Initializer { message, .. } => {
+                write!(f, "the initializer of a worker failed: {message}")
+            }
             Kind::Codec { doing, why } => write!(f, "failed to {doing}: {why}"),
         }
     }

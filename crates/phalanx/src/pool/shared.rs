@@ -152,7 +152,12 @@ impl Shared {
     /// Waits until `group` has `what`, reading outboxes if nobody else does.
     ///
     /// Returns early, with false, at the deadline or when a signal handler has run.
-    pub(super) fn wait(&self, group: &Group, what: Until, deadline: Option<Instant>) -> Result<bool> {
+    pub(super) fn wait(
+        &self,
+        group: &Group,
+        what: Until,
+        deadline: Option<Instant>,
+    ) -> Result<bool> {
         loop {
             if group.has(what) {
                 return Ok(true);

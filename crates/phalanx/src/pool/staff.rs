@@ -143,9 +143,10 @@ impl Desk {
         let mut went = false;
         while let Some(Late { what, gone }) = self.late.front_mut() {
             let (head, body) = match what {
-                What::Define(code) => {
-                    (Head { kind: to_worker::DEFINE, extra: code.id, ..Head::default() }, &*code.bytes)
-                }
+                What::Define(code) => (
+                    Head { kind: to_worker::DEFINE, extra: code.id, ..Head::default() },
+                    &*code.bytes,
+                ),
                 // A task that is not known any more was taken back before it went.
                 What::Run(sent) => match freight(sent.task) {
                     Some(freight) => (
@@ -238,7 +239,12 @@ impl Desk {
             let Some(head) = self.outbox.pop(&mut self.partial)? else { return Ok(None) };
             if head.kind & MORE == 0 {
                 let body = std::mem::take(&mut self.partial);
-                return Ok(Some(Mail { kind: head.kind, task: head.task, extra: head.extra, body }));
+                return Ok(Some(Mail {
+                    kind: head.kind,
+                    task: head.task,
+                    extra: head.extra,
+                    body,
+                }));
             }
         }
     }

@@ -216,7 +216,9 @@ impl State {
     /// After anything has happened: is it time to leave?
     pub(super) fn progress(&mut self) {
         self.settle();
-        if matches!(self.phase, Phase::Closing) && self.scheduler.outstanding() == 0 && self.holds == 0
+        if matches!(self.phase, Phase::Closing)
+            && self.scheduler.outstanding() == 0
+            && self.holds == 0
         {
             self.phase = Phase::Leaving;
             self.dismiss();

@@ -208,7 +208,9 @@ fn sleep(bell: &Bell, deadline: Option<Instant>, there: impl Fn() -> bool) -> Wo
 /// What [`Worker::unfit`] wrote.
 pub(crate) fn read_unfit(body: &[u8]) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let Some((len, rest)) = body.split_first_chunk::<8>() else { return (text(body), String::new()) };
+    let Some((len, rest)) = body.split_first_chunk::<8>() else {
+        return (text(body), String::new());
+    };
     let len = usize::try_from(u64::from_ne_bytes(*len)).unwrap_or(0).min(rest.len());
     (text(&rest[..len]), text(&rest[len..]))
 }

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import pool as _standard
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, ThreadPool
-from multiprocessing.process import BaseProcess
+from multiprocessing.process import BaseProcess, current_process
 from types import TracebackType
 from typing import Any, Self
 
@@ -324,7 +324,14 @@ class Pool(_standard.Pool):
         process = self.Process(self._ctx, target=worker, args=arguments)
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = True
-        process.start()
+        # A pool's worker is a daemon and may have a pool itself: its workers end with it.
+        config = current_process()._config  # type: ignore[attr-defined]
+        daemon = config.pop("daemon", None)
+        try:
+            process.start()
+        finally:
+            if daemon is not None:
+                config["daemon"] = daemon
         child = getattr(getattr(process, "_popen", None), "_child", None)
         pid = getattr(process, "pid", None)
         if child is None and isinstance(pid, int):

@@ -288,6 +288,7 @@ impl Handle {
 
     /// Waits for everything. False: `timeout` seconds have passed.
     fn wait_over(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
+        self.core.check().map_err(|e| raise(py, &e))?;
         let over = interruptible(py, timeout, |slice| {
             if !self.group.is_done() && !self.core.wait(&self.group, Until::Done, Some(slice))? {
                 return Ok(None);
@@ -356,13 +357,14 @@ impl Handle {
     }
 
     /// Has the call ended?
-    fn ready(&self) -> bool {
-        self.is_over()
+    fn ready(&self, py: Python<'_>) -> PyResult<bool> {
+        self.core.check().map_err(|e| raise(py, &e))?;
+        Ok(self.is_over())
     }
 
     /// Did it end without an exception?
     fn successful(slf: &Bound<'_, Self>) -> PyResult<bool> {
-        if !slf.get().ready() {
+        if !slf.get().ready(slf.py())? {
             return Err(PyValueError::new_err(format!("{} not ready", slf.repr()?)));
         }
         Ok(slf.get().wait_end(slf.py(), None).is_ok())

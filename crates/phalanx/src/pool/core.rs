@@ -114,7 +114,7 @@ impl Core {
     /// If it cannot be watched; it is killed then.
     pub fn seat(&self, seating: Seating, child: Arc<Child>) -> Result<()> {
         let mut state = self.0.lock()?;
-        state.incarnations += 1;
+        state.incarnations = Token::after(state.incarnations);
         let incarnation = state.incarnations;
         let staff = Staff::new(child.clone(), seating.owner, incarnation);
         state.desks[seating.seat].staff = Some(staff);
@@ -124,13 +124,9 @@ impl Core {
             state.desks[seating.seat].staff = None;
             let _ = child.signal(libc::SIGKILL);
         }
-        // It may have said that it is ready, and be wanted at once: see `Scheduler::alarm`.
+        // It may have said that it is ready.
         state.read(seating.seat);
-        let alarm = state.scheduler.alarm().is_some();
         self.0.unlock(state);
-        if alarm {
-            self.0.event.ring();
-        }
         watched
     }
 
@@ -147,11 +143,7 @@ impl Core {
         let mut state = self.0.lock()?;
         state.check_open(held)?;
         state.submit(group, index, task);
-        let alarm = state.scheduler.alarm().is_some();
         self.0.unlock(state);
-        if alarm {
-            self.0.event.ring();
-        }
         Ok(())
     }
 
@@ -165,6 +157,15 @@ impl Core {
         state.check_open(false)?;
         state.holds += 1;
         Ok(Hold(self.clone()))
+    }
+
+    /// Is this pool of this process?
+    ///
+    /// # Errors
+    ///
+    /// In a forked child, which has nothing of this pool but the value.
+    pub fn check(&self) -> Result<()> {
+        self.0.check()
     }
 
     /// Waits until `group` has `what`. False: the deadline has passed, or a signal handler ran.

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -31,6 +32,11 @@ impl Token {
     pub(crate) fn end(pool: u32, seat: usize, incarnation: u32) -> Self {
         let incarnation = u64::from(incarnation) & 0xf_ffff;
         Self(u64::from(pool) << 40 | (seat as u64) << 20 | incarnation)
+    }
+
+    /// The number of the process that follows another in a seat.
+    pub(crate) fn after(incarnation: u32) -> u32 {
+        (incarnation + 1) & 0xf_ffff
     }
 
     fn parts(self) -> (u32, Option<usize>, u32) {
@@ -166,7 +172,7 @@ impl Inner {
                 let (number, seat, incarnation) = Token(token).parts();
                 let Some(pool) = self.pool(number) else { continue };
                 match seat {
-                    Some(seat) => pool.saw_end(seat, incarnation),
+                    Some(seat) => Self::carefully(&pool, |pool| pool.saw_end(seat, incarnation)),
                     None => pool.clear_event(),
                 }
                 due.push(number);
@@ -175,10 +181,18 @@ impl Inner {
             due.dedup();
             for number in due {
                 alarms.remove(&number);
-                if let Some(at) = self.pool(number).and_then(|pool| pool.visit()) {
-                    alarms.insert(number, at);
-                }
+                let Some(pool) = self.pool(number) else { continue };
+                let mut at = None;
+                Self::carefully(&pool, |pool| at = pool.visit());
+                alarms.extend(at.map(|at| (number, at)));
             }
+        }
+    }
+
+    /// A bug ends the pool that it shows in, not the thread that serves all of them.
+    fn carefully(pool: &Shared, work: impl FnOnce(&Shared)) {
+        if catch_unwind(AssertUnwindSafe(|| work(pool))).is_err() {
+            pool.give_up();
         }
     }
 }

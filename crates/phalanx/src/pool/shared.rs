@@ -10,6 +10,7 @@
 //! while it sleeps, and arms it for the engine thread when it leaves.
 
 use std::os::fd::AsFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -47,27 +48,48 @@ pub(crate) struct Shared {
 impl Shared {
     /// # Errors
     ///
+    /// In a forked child.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.generation == fork::generation() {
+            return Ok(());
+        }
+        Err(Error::closed(
+            "this pool belongs to the process that this one was forked from; make one here",
+        ))
+    }
+
+    /// # Errors
+    ///
     /// In a forked child, which has nothing of this pool but the value.
     pub(super) fn lock(&self) -> Result<MutexGuard<'_, State>> {
-        if self.generation != fork::generation() {
-            return Err(Error::closed(
-                "this pool belongs to the process that this one was forked from; make one here",
-            ));
-        }
+        self.check()?;
         // A panic under the lock is a bug; there is nothing better than to go on.
         Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Releases the lock, and tells everybody who must know.
-    pub(super) fn unlock(&self, mut state: MutexGuard<'_, State>) {
+    pub(super) fn unlock(&self, state: MutexGuard<'_, State>) {
+        let (alarm, news) = self.release(state);
+        if alarm.is_some() && news {
+            // The engine thread keeps the alarms.
+            self.event.ring();
+        }
+    }
+
+    /// As [`unlock`](Self::unlock); returns the scheduler's alarm, and whether it is another than
+    /// the last time.
+    fn release(&self, mut state: MutexGuard<'_, State>) -> (Option<Instant>, bool) {
         state.progress();
         let wakers = std::mem::take(&mut state.wakers);
         let notify = !state.errands.is_empty() || state.is_ended();
+        let alarm = state.scheduler.alarm();
+        let news = std::mem::replace(&mut state.alarm, alarm) != alarm;
         drop(state);
         if notify {
             self.changed.notify_all();
         }
         wakers.into_iter().for_each(Waker::wake);
+        (alarm, news)
     }
 
     /// Wakes the driver, or the engine thread.
@@ -129,9 +151,17 @@ impl Shared {
                 }
             }
         }
-        let alarm = state.scheduler.alarm();
-        self.unlock(state);
+        let (alarm, _) = self.release(state);
         [soon, alarm].into_iter().flatten().min()
+    }
+
+    /// A thread has panicked at work on this pool: a bug of ours, which must not become a hang.
+    pub(crate) fn give_up(&self) {
+        let Ok(mut state) = self.lock() else { return };
+        state.driven = false;
+        state.fail(Error::closed("a bug in phalanx ended this pool; see the panic on stderr"));
+        self.unlock(state);
+        self.nudge();
     }
 
     /// The engine thread has seen the end of a process.
@@ -158,6 +188,7 @@ impl Shared {
         what: Until,
         deadline: Option<Instant>,
     ) -> Result<bool> {
+        self.check()?;
         loop {
             if group.has(what) {
                 return Ok(true);
@@ -173,7 +204,11 @@ impl Shared {
             }
             state.driven = true;
             self.control.doorbell().disarm();
-            return Ok(self.drive(state, group, what, deadline));
+            let drive = AssertUnwindSafe(|| self.drive(state, group, what, deadline));
+            return Ok(catch_unwind(drive).unwrap_or_else(|panic| {
+                self.give_up();
+                resume_unwind(panic)
+            }));
         }
     }
 
@@ -212,11 +247,7 @@ impl Shared {
         state.driven = false;
         // From here on the engine thread serves; what came meanwhile is ours to read.
         while !self.arm(&mut state, Sleeper::InPoller) {}
-        let alarm = state.scheduler.alarm().is_some();
         self.unlock(state);
-        if alarm {
-            self.event.ring();
-        }
         found
     }
 

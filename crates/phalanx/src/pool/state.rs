@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) incarnations: u32,
     /// Outcomes since the engine thread looked last.
     pub(super) arrivals: usize,
+    /// The alarm that the engine thread was told last.
+    pub(super) alarm: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -80,6 +82,7 @@ impl State {
             stillborn: 0,
             incarnations: 0,
             arrivals: 0,
+            alarm: None,
         }
     }
 

@@ -35,8 +35,9 @@ check: build ## formatting, lints, types and stubs
 	.venv/bin/mypy
 	$(PYTHON) -m mypy.stubtest phalanx._phalanx
 
-bench: build ## phalanx against multiprocessing, as a table
+bench: build ## phalanx against multiprocessing, as a table; then the Rust API's own numbers
 	$(PYTHON) benches/python/bench.py
+	cargo bench --package phalanx --bench pool
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-* target dist python/phalanx/*.so

@@ -10,6 +10,7 @@ mod engine;
 mod group;
 mod scheduler;
 mod shared;
+mod spin;
 mod staff;
 mod state;
 mod task;

@@ -103,6 +103,11 @@ impl Scheduler {
         self.outstanding
     }
 
+    /// Do tasks wait behind others in a worker's queue?
+    pub(crate) fn is_behind(&self) -> bool {
+        self.behind > 0
+    }
+
     /// How long a task takes, as measured; `None` before the first has ended.
     pub(crate) fn pace(&self) -> Option<Duration> {
         self.pace

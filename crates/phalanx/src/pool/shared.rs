@@ -8,6 +8,11 @@
 //! Exactly one of driver and engine thread is awake or has armed the doorbell: the engine thread
 //! arms it whenever it leaves, unless `driven` is set; the driver sets `driven`, arms it for itself
 //! while it sleeps, and arms it for the engine thread when it leaves.
+//!
+//! Two things save most of the bells. A worker with more to do does not ring for each outcome: see
+//! [`LINGER`](super::worker::LINGER). And while threads drive again and again, as when results are
+//! awaited one by one, the engine thread comes by itself every [`SOON`], so a driver that leaves
+//! does not arm the doorbell for it (`expected`), unless others wait for it (`bystanders`).
 
 use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -83,7 +88,8 @@ impl Shared {
         let wakers = std::mem::take(&mut state.wakers);
         let notify = !state.errands.is_empty() || state.is_ended();
         let alarm = state.scheduler.alarm();
-        let news = std::mem::replace(&mut state.alarm, alarm) != alarm;
+        let news = std::mem::replace(&mut state.alarm, alarm) != alarm && !state.expected;
+        state.expected |= news && alarm.is_some();
         drop(state);
         if notify {
             self.changed.notify_all();
@@ -134,10 +140,13 @@ impl Shared {
     pub(crate) fn visit(&self) -> Option<Instant> {
         let Ok(mut state) = self.lock() else { return None };
         let now = Instant::now();
-        state.scheduler.wake(now);
-        let mut soon = None;
+        state.wake(now);
+        let active = std::mem::take(&mut state.drove) && state.bystanders == 0;
+        let mut soon = active.then(|| now + SOON);
         if state.driven {
             state.progress();
+        } else if active {
+            Self::serve(&mut state);
         } else {
             loop {
                 Self::serve(&mut state);
@@ -151,8 +160,11 @@ impl Shared {
                 }
             }
         }
+        // What is set here holds until the next visit, which is promised by what is returned.
+        state.expected = soon.is_some();
+        let look = if state.driven || soon.is_some() { None } else { state.linger() };
         let (alarm, _) = self.release(state);
-        [soon, alarm].into_iter().flatten().min()
+        [soon, look, alarm].into_iter().flatten().min()
     }
 
     /// A thread has panicked at work on this pool: a bug of ours, which must not become a hang.
@@ -195,8 +207,10 @@ impl Shared {
             }
             let mut state = self.lock()?;
             if state.driven {
+                state.bystanders += 1;
                 drop(state);
                 group.sleep(what, deadline);
+                self.lock()?.bystanders -= 1;
                 if !group.has(what) && deadline.is_some_and(|at| at <= Instant::now()) {
                     return Ok(false);
                 }
@@ -228,7 +242,7 @@ impl Shared {
                 continue;
             }
             let alarm = state.scheduler.alarm();
-            let next = [alarm, deadline].into_iter().flatten().min();
+            let next = [alarm, deadline, state.linger()].into_iter().flatten().min();
             self.unlock(state);
             let woken = self.control.doorbell().sleep(next);
             state = match self.lock() {
@@ -238,16 +252,24 @@ impl Shared {
             };
             self.control.doorbell().disarm();
             let now = Instant::now();
-            state.scheduler.wake(now);
+            state.wake(now);
             if woken == Woken::Interrupted || deadline.is_some_and(|at| at <= now) {
                 Self::serve(&mut state);
                 break group.has(what);
             }
         };
-        state.driven = false;
-        // From here on the engine thread serves; what came meanwhile is ours to read.
-        while !self.arm(&mut state, Sleeper::InPoller) {}
+        (state.driven, state.drove) = (false, true);
+        // From here on the engine thread serves, unless we are back before it comes.
+        let mut ring = false;
+        if !state.expected || state.bystanders > 0 {
+            while !self.arm(&mut state, Sleeper::InPoller) {}
+            ring = state.linger().is_some();
+            state.expected |= ring;
+        }
         self.unlock(state);
+        if ring {
+            self.event.ring();
+        }
         found
     }
 

@@ -15,12 +15,15 @@ use super::group::Group;
 use super::scheduler::{Command, Scheduler};
 use super::staff::{Desk, Freight, Mail, Staff};
 use super::task::{Outcome, Task, to_owner};
+use super::worker::LINGER;
 use crate::error::{Error, Result, WorkerDied};
 use crate::process::Exit;
 use crate::shm::Order;
 
-/// After so many workers in a row that died before they were ready, the pool gives up.
+/// After so many workers in a row that died before they were ready, the pool gives up...
 const STILLBORN: u32 = 3;
+/// ... or after so many, if it has had one that was ready: then something from outside kills them.
+const BESET: u32 = 20;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -39,12 +42,24 @@ pub(super) struct State {
     pub(super) touched: Vec<usize>,
     /// Wakers to call when the lock is released.
     pub(super) wakers: Vec<Waker>,
-    pub(super) stillborn: u32,
+    stillborn: u32,
+    /// There has been a worker that was ready.
+    proven: bool,
     pub(super) incarnations: u32,
     /// Outcomes since the engine thread looked last.
     pub(super) arrivals: usize,
     /// The alarm that the engine thread was told last.
     pub(super) alarm: Option<Instant>,
+    /// When to look for what workers have sent without ringing: see [`LINGER`].
+    look: Option<Instant>,
+    /// That look found nothing: from now on, everything is rung for.
+    quiet: bool,
+    /// Somebody has driven since the engine thread came last, and is likely to do so again.
+    pub(super) drove: bool,
+    /// The engine thread comes soon by itself: nobody has to ring for it.
+    pub(super) expected: bool,
+    /// Threads that wait while another one drives.
+    pub(super) bystanders: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -80,9 +95,15 @@ impl State {
             touched: Vec::new(),
             wakers: Vec::new(),
             stillborn: 0,
+            proven: false,
             incarnations: 0,
             arrivals: 0,
             alarm: None,
+            look: None,
+            quiet: false,
+            drove: false,
+            expected: false,
+            bystanders: 0,
         }
     }
 
@@ -143,8 +164,22 @@ impl State {
         self.arrivals += 1;
     }
 
+    /// Before a sleep: when to look for what workers have not rung for, if they may have.
+    pub(super) fn linger(&mut self) -> Option<Instant> {
+        let may_have = !self.quiet && self.scheduler.is_behind();
+        self.look = may_have.then(|| Instant::now() + LINGER);
+        self.look
+    }
+
+    /// After a sleep, and before a look at the outboxes.
+    pub(super) fn wake(&mut self, now: Instant) {
+        self.quiet |= self.look.is_some_and(|at| at <= now);
+        self.scheduler.wake(now);
+    }
+
     /// Reads what a worker has sent.
     pub(super) fn read(&mut self, worker: usize) {
+        self.quiet = false;
         loop {
             match self.desks[worker].read() {
                 Ok(Some(mail)) => self.receive(worker, mail),
@@ -175,7 +210,7 @@ impl State {
         let now = Instant::now();
         match mail.kind {
             to_owner::READY => {
-                self.stillborn = 0;
+                (self.stillborn, self.proven) = (0, true);
                 if let Some(staff) = &mut self.desks[worker].staff
                     && !std::mem::replace(&mut staff.ready, true)
                 {
@@ -242,7 +277,7 @@ impl State {
         }
         if !staff.ready && matches!(self.phase, Phase::Open | Phase::Closing) {
             self.stillborn += 1;
-            if self.stillborn >= STILLBORN {
+            if self.stillborn >= if self.proven { BESET } else { STILLBORN } {
                 self.fail(WorkerDied::new(pid, exit, "starting").into());
             }
         }

@@ -12,6 +12,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::spin::Spinner;
 use super::task::{MORE, to_owner, to_worker};
 use crate::error::{Error, Result};
 use crate::shm::{
@@ -36,12 +37,23 @@ pub struct Worker {
     /// The task that is being run.
     running: u64,
     began: Instant,
+    /// When it rang for its owner last, or a moment before.
+    rung: Instant,
+    /// It has sent something since then.
+    unrung: bool,
+    /// Whether and where it may spin before it sleeps.
+    spinner: Option<Spinner>,
     /// Has run something since it gave unused memory back.
     worked: bool,
 }
 
 /// A worker that has had nothing to do for so long gives unused memory back.
 const IDLE: Duration = Duration::from_millis(100);
+
+/// A worker with more to do does not ring for its owner again within this time. An owner that goes
+/// to sleep while tasks wait behind others looks once more after it: by then everything that was
+/// not rung for is there, and all that comes later is rung for.
+pub(crate) const LINGER: Duration = Duration::from_micros(100);
 
 /// What a worker has to do next.
 #[derive(Debug, PartialEq, Eq)]
@@ -72,8 +84,10 @@ impl Worker {
         let (memory, event, lifeline) = (copy(memory)?, copy(event)?, copy(lifeline)?);
         die_with_owner(lifeline).map_err(|e| Error::os("tie a worker to its owner", e))?;
         let region = Region::from_fd(memory)?;
+        let spinner = Spinner::new(seat);
         let seat = region.seat(seat)?;
         Ok(Self {
+            spinner,
             control: region.control()?,
             event: Event::from_fd(event),
             inbox: Consumer::new(SeatInbox(seat.clone())),
@@ -82,6 +96,8 @@ impl Worker {
             partial: Vec::new(),
             running: 0,
             began: Instant::now(),
+            rung: Instant::now(),
+            unrung: false,
             worked: true,
             seat,
         })
@@ -108,6 +124,7 @@ impl Worker {
     /// If the owner writes nonsense.
     pub fn duty(&mut self) -> Result<Duty> {
         if self.life == Some(0) {
+            self.ring_if_owed();
             return Ok(Duty::Leave);
         }
         while let Some(head) = self.inbox.pop(&mut self.partial)? {
@@ -131,6 +148,7 @@ impl Worker {
                 _ => {}
             }
         }
+        self.ring_if_owed();
         match self.seat.order() {
             // Orders come after tasks: look for one more.
             Order::Leave if self.inbox.is_empty() => Ok(Duty::Leave),
@@ -145,6 +163,9 @@ impl Worker {
     /// What earlier tasks allocated and freed goes back to the system when it has slept a while.
     pub fn sleep(&mut self, deadline: Option<Instant>) {
         let awaited = || !self.inbox.is_empty() || self.seat.order() != Order::Serve;
+        if self.spinner.is_some_and(|spinner| spinner.spin(&self.control, awaited)) {
+            return;
+        }
         if !self.worked {
             sleep(self.seat.bell(), deadline, awaited);
             return;
@@ -161,12 +182,30 @@ impl Worker {
     ///
     /// Waits if the owner is slow to read.
     pub fn finish(&mut self, returned: bool, body: &[u8]) {
-        let took = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.began).as_nanos();
         let kind = if returned { to_owner::RETURNED } else { to_owner::FAILED };
-        self.send(kind, self.running, took, body);
+        self.push(kind, self.running, u64::try_from(took).unwrap_or(u64::MAX), body);
+        self.unrung = true;
+        if self.inbox.is_empty() || now.saturating_duration_since(self.rung) >= LINGER {
+            self.ring_if_owed();
+        }
+    }
+
+    fn ring_if_owed(&mut self) {
+        if std::mem::take(&mut self.unrung) {
+            // Before the bell: whoever it wakes counts from later than this.
+            self.rung = Instant::now();
+            self.ring();
+        }
     }
 
     fn send(&mut self, kind: u8, task: u64, extra: u64, body: &[u8]) {
+        self.push(kind, task, extra, body);
+        self.ring();
+    }
+
+    fn push(&mut self, kind: u8, task: u64, extra: u64, body: &[u8]) {
         let largest = self.outbox.largest();
         let mut rest = body;
         loop {
@@ -187,7 +226,6 @@ impl Worker {
                 break;
             }
         }
-        self.ring();
     }
 
     fn ring(&self) {

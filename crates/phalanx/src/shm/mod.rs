@@ -7,12 +7,16 @@
 mod atomic;
 mod bell;
 mod claim;
+#[cfg(not(loom))]
+mod lease;
 mod ring;
 #[cfg(not(loom))]
 mod seat;
 
 pub(crate) use bell::{Bell, Sleeper};
 pub(crate) use claim::Claim;
+#[cfg(not(loom))]
+pub(crate) use lease::Lease;
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};

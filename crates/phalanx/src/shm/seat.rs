@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crossbeam_utils::CachePadded;
 
 use super::ring::{Counters, Home};
-use super::{Bell, Claim};
+use super::{Bell, Claim, Lease};
 use crate::error::{Error, Result};
 use crate::sys::{Mapping, Memory};
 
@@ -25,6 +25,8 @@ const RING: usize = 256 << 10;
 const CLAIMS: usize = 1024;
 /// A multiple of every page size in use (64 KiB on some aarch64 kernels).
 const PAGE: usize = 64 << 10;
+/// Workers that may spin at a time.
+const LEASES: usize = 64;
 const SEAT: usize = PAGE + 2 * RING;
 
 const _: () = assert!(size_of::<Words>() <= PAGE && size_of::<ControlWords>() <= PAGE);
@@ -42,6 +44,7 @@ pub(crate) enum Order {
 #[repr(C)]
 struct ControlWords {
     doorbell: CachePadded<Bell>,
+    leases: [CachePadded<Lease>; LEASES],
 }
 
 /// The words of a seat.
@@ -112,13 +115,25 @@ pub(crate) struct Control {
 }
 
 impl Control {
-    /// The owner's bell, which workers ring.
-    pub(crate) fn doorbell(&self) -> &Bell {
+    fn words(&self) -> &ControlWords {
         let words: NonNull<ControlWords> = self.mapping.start().cast();
         // SAFETY: the mapping is at least a page, aligned to a page, and all of these words are
         // atomics, for which every bit pattern is a value.
-        let words = unsafe { words.as_ref() };
-        &words.doorbell
+        unsafe { words.as_ref() }
+    }
+
+    /// The owner's bell, which workers ring.
+    pub(crate) fn doorbell(&self) -> &Bell {
+        &self.words().doorbell
+    }
+
+    /// The lease number `index`, below [`leases`](Self::leases).
+    pub(crate) fn lease(&self, index: usize) -> &Lease {
+        &self.words().leases[index]
+    }
+
+    pub(crate) const fn leases() -> usize {
+        LEASES
     }
 }
 

@@ -77,6 +77,11 @@ impl Mapping {
     }
 }
 
+/// No time passes where nothing runs.
+pub(crate) fn monotonic() -> std::time::Duration {
+    std::time::Duration::ZERO
+}
+
 /// Nothing to give back: no worker runs.
 pub(crate) fn trim() {}
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod again;
 pub(crate) mod child;
+mod clock;
 pub(crate) mod code;
 mod event;
 pub(crate) mod fork;
@@ -11,6 +12,7 @@ mod memory;
 mod signals;
 pub(crate) mod socket;
 
+pub(crate) use clock::monotonic;
 pub(crate) use event::{Event, Poller};
 pub(crate) use fork::ForkClosed;
 pub(crate) use lifeline::{die_with_owner, lifeline};

@@ -382,10 +382,12 @@ impl Handle {
     /// Sees to it that the end becomes an errand of the pool, if there is a callback.
     fn announce(&self, py: Python<'_>) -> PyResult<()> {
         let Some(Callbacks { token, .. }) = self.callbacks else { return Ok(()) };
-        if !self.group.announce(token) {
-            self.core.post(Errand::Done(token)).map_err(|e| raise(py, &e))?;
-        }
-        Ok(())
+        let heard = if self.group.announce(token) {
+            self.core.heed()
+        } else {
+            self.core.post(Errand::Done(token))
+        };
+        heard.map_err(|e| raise(py, &e))
     }
 
     /// Calls the callback that fits the end. For the thread that runs the pool's errands.

@@ -119,7 +119,10 @@ impl<R: Value> Future for Handle<R> {
                 return Poll::Ready(result);
             }
             if self.group.wake_later(context.waker()) {
-                return Poll::Pending;
+                return match self.core.heed() {
+                    Ok(()) => Poll::Pending,
+                    Err(error) => Poll::Ready(Err(error)),
+                };
             }
         }
     }

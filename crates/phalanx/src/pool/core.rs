@@ -168,6 +168,16 @@ impl Core {
         self.0.check()
     }
 
+    /// Says that somebody waits otherwise than in [`wait`](Self::wait): with a waker, or for an
+    /// announcement. To be called each time that one is left behind.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn heed(&self) -> Result<()> {
+        self.0.heed()
+    }
+
     /// Waits until `group` has `what`. False: the deadline has passed, or a signal handler ran.
     ///
     /// # Errors

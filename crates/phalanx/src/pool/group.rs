@@ -103,7 +103,10 @@ impl Group {
     pub fn expect(&self, total: u64) -> bool {
         let mut inner = self.lock();
         inner.total = Some(total);
-        self.changed.notify_all();
+        // A system call, whether somebody sleeps or not.
+        if inner.sleepers > 0 {
+            self.changed.notify_all();
+        }
         inner.is_done()
     }
 

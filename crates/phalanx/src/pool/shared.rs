@@ -29,9 +29,8 @@ use crate::shm::{Control, Region, Sleeper};
 use crate::sys::futex::Woken;
 use crate::sys::{Event, fork};
 
-/// So many outcomes at once mean that more are coming: the engine thread then looks again after
-/// [`SOON`] instead of being woken for each.
-const BURST: usize = 16;
+/// When outcomes come thick and fast and nobody waits for them, the engine thread looks again
+/// after this instead of being woken for each.
 const SOON: Duration = Duration::from_micros(500);
 /// How long the status of a child may lag behind its death.
 const STATUS_LAG: Duration = Duration::from_millis(50);
@@ -141,30 +140,33 @@ impl Shared {
         let Ok(mut state) = self.lock() else { return None };
         let now = Instant::now();
         state.wake(now);
-        let active = std::mem::take(&mut state.drove) && state.bystanders == 0;
-        let mut soon = active.then(|| now + SOON);
+        let again = state.visited.is_some_and(|at| now < at + 2 * SOON);
+        state.visited = Some(now);
+        let alone = state.bystanders == 0;
+        let mut active = std::mem::take(&mut state.drove) && alone;
         if state.driven {
             state.progress();
-        } else if active {
-            Self::serve(&mut state);
         } else {
-            loop {
-                Self::serve(&mut state);
-                if std::mem::take(&mut state.arrivals) >= BURST {
-                    self.control.doorbell().disarm();
-                    soon = Some(now + SOON);
-                    break;
-                }
-                if self.arm(&mut state, Sleeper::InPoller) {
-                    break;
-                }
-            }
+            active |= Self::serve(&mut state) && again && alone;
+            while !active && !self.arm(&mut state, Sleeper::InPoller) {}
         }
+        let soon = active.then(|| now + SOON);
         // What is set here holds until the next visit, which is promised by what is returned.
         state.expected = soon.is_some();
         let look = if state.driven || soon.is_some() { None } else { state.linger() };
         let (alarm, _) = self.release(state);
         [soon, look, alarm].into_iter().flatten().min()
+    }
+
+    /// Somebody waits who is not in [`wait`](Self::wait): the next outcome is rung for.
+    pub(super) fn heed(&self) -> Result<()> {
+        let mut state = self.lock()?;
+        if !state.driven {
+            while !self.arm(&mut state, Sleeper::InPoller) {}
+            state.expected = false;
+        }
+        self.unlock(state);
+        Ok(())
     }
 
     /// A thread has panicked at work on this pool: a bug of ours, which must not become a hang.

@@ -46,8 +46,8 @@ pub(super) struct State {
     /// There has been a worker that was ready.
     proven: bool,
     pub(super) incarnations: u32,
-    /// Outcomes since the engine thread looked last.
-    pub(super) arrivals: usize,
+    /// When the engine thread came last.
+    pub(super) visited: Option<Instant>,
     /// The alarm that the engine thread was told last.
     pub(super) alarm: Option<Instant>,
     /// When to look for what workers have sent without ringing: see [`LINGER`].
@@ -97,7 +97,7 @@ impl State {
             stillborn: 0,
             proven: false,
             incarnations: 0,
-            arrivals: 0,
+            visited: None,
             alarm: None,
             look: None,
             quiet: false,
@@ -161,7 +161,6 @@ impl State {
         let arrival = entry.group.arrive(entry.index, outcome, took);
         self.wakers.extend(arrival.waker);
         self.errands.extend(arrival.announce.map(Errand::Done));
-        self.arrivals += 1;
     }
 
     /// Before a sleep: when to look for what workers have not rung for, if they may have.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use phalanx::pool::{Duty, Worker as Engine};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::errors::raise;
 use crate::function::shape;
@@ -126,22 +127,35 @@ impl Worker {
                     payload.extract::<(Bound<'py, PyTuple>, Bound<'py, PyDict>)>()?;
                 function.call(args, Some(&kwargs))
             }
+            // The interpreter's own loops call faster than the stable ABI lets us.
             shape::EACH => {
-                let results = PyList::empty(py);
-                for item in payload.try_iter()? {
-                    results.append(function.call1((item?,))?)?;
-                }
-                Ok(results.into_any())
+                let each = names(py)?.map.bind(py).call1((function, payload))?;
+                names(py)?.list.bind(py).call1((each,))
             }
             _ => {
-                let results = PyList::empty(py);
-                for args in payload.try_iter()? {
-                    results.append(function.call1(sequence(&args?)?)?)?;
-                }
-                Ok(results.into_any())
+                let each = names(py)?.starmap.bind(py).call1((function, payload))?;
+                names(py)?.list.bind(py).call1((each,))
             }
         }
     }
+}
+
+struct Names {
+    list: Py<PyAny>,
+    map: Py<PyAny>,
+    starmap: Py<PyAny>,
+}
+
+fn names(py: Python<'_>) -> PyResult<&Names> {
+    static NAMES: PyOnceLock<Names> = PyOnceLock::new();
+    NAMES.get_or_try_init(py, || {
+        let builtins = py.import("builtins")?;
+        Ok(Names {
+            list: builtins.getattr("list")?.unbind(),
+            map: builtins.getattr("map")?.unbind(),
+            starmap: py.import("itertools")?.getattr("starmap")?.unbind(),
+        })
+    })
 }
 
 fn describe(py: Python<'_>, error: &PyErr, by_value: bool) -> Vec<u8> {

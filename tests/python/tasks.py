@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import phalanx
+
 DEADLINE = 20.0  # seconds, for whatever should take none: a busy machine is no failure
 
 
@@ -238,3 +240,9 @@ def pool_inside(method: str, n: int) -> list[int]:
 def send_pool_inside(connection, method: str) -> None:
     connection.send(pool_inside(method, 10))
     connection.close()
+
+
+def squares_in_a_pool(method: str, count: int) -> list[int]:
+    """A task that has a pool of its own."""
+    with phalanx.get_context(method).Pool(2) as pool:
+        return pool.map(square, range(count))

@@ -21,6 +21,7 @@ from tasks import (
     sleep,
     slow_pid,
     square,
+    squares_in_a_pool,
     wait_for,
     wait_until,
 )
@@ -305,6 +306,12 @@ def test_processes_started_by_the_pool_are_of_its_context(ctx):
         pool.terminate()
         pool.join()
         assert not worker.is_alive()
+
+
+def test_a_task_may_have_a_pool_of_its_own(ctx, method):
+    with ctx.Pool(2) as pool:
+        results = [pool.apply_async(squares_in_a_pool, (method, count)) for count in (3, 5)]
+        assert [result.get() for result in results] == [[0, 1, 4], [0, 1, 4, 9, 16]]
 
 
 def test_printing_in_a_worker_reaches_the_terminal(tmp_path, method):

@@ -89,7 +89,7 @@ impl fmt::Display for WorkerDied {
             write!(f, ", `{task}`")?;
         }
         if self.exit.is_some_and(|exit| exit.signal() == Some(libc::SIGKILL)) {
-            f.write_str(" (nobody but the kernel's out-of-memory killer sends SIGKILL unasked)")?;
+            f.write_str(" (perhaps by the kernel's out-of-memory killer: see dmesg)")?;
         }
         Ok(())
     }

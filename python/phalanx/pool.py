@@ -105,7 +105,6 @@ class Pool(_standard.Pool):
         self._waiting: dict[int, AsyncResult] = {}
         self._tokens = 0
         self._streams: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
-        self._repopulating = threading.Lock()
         self._owner = os.getpid()
         try:
             for seat in range(processes):
@@ -343,17 +342,16 @@ class Pool(_standard.Pool):
 
     def _replace(self, seat: int) -> None:
         """Start a worker where one has gone."""
-        with self._repopulating:
-            self._pool[seat].join()
-            for attempt in range(1, ATTEMPTS + 1):
-                try:
-                    self._pool[seat] = self._hire(seat) or self._pool[seat]
-                    return
-                except Exception as error:
-                    if attempt == ATTEMPTS:
-                        self._engine.terminate(f"no worker can be started: {error!r}")
-                        raise
-                    time.sleep(0.1 * attempt)
+        self._pool[seat].join()
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                self._pool[seat] = self._hire(seat) or self._pool[seat]
+                return
+            except Exception as error:
+                if attempt == ATTEMPTS:
+                    self._engine.terminate(f"no worker can be started: {error!r}")
+                    raise
+                time.sleep(0.1 * attempt)
 
     def _repopulate_pool(self) -> None:
         """Start the workers that are missing: the pool does so by itself."""

@@ -187,15 +187,6 @@ impl Core {
         self.0.wait(group, what, deadline)
     }
 
-    /// How long a task takes here, as measured; `None` before the first has ended.
-    ///
-    /// # Errors
-    ///
-    /// In a forked child.
-    pub fn pace(&self) -> Result<Option<Duration>> {
-        Ok(self.0.lock()?.scheduler.pace())
-    }
-
     /// Accepts no more tasks. The workers leave when the last has ended.
     ///
     /// # Errors

@@ -108,11 +108,6 @@ impl Scheduler {
         self.behind > 0
     }
 
-    /// How long a task takes, as measured; `None` before the first has ended.
-    pub(crate) fn pace(&self) -> Option<Duration> {
-        self.pace
-    }
-
     /// A task to be run.
     pub(crate) fn submit(&mut self, task: TaskId) {
         self.outstanding += 1;

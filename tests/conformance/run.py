@@ -104,7 +104,8 @@ def retry(copies: Copies, results: dict[str, dict], times: int) -> list[str]:
         for _ in range(times):
             again = run_batch(copies, *result["where"], [name], LIMIT).results.get(name)
             if again and again["state"] == "pass":
-                results[test] = again | {"where": result["where"]}
+                # What it said at first is how one learns what made it flaky.
+                results[test] = again | {"where": result["where"], "text": result["text"]}
                 healed.append(test)
                 break
     return healed

@@ -146,6 +146,8 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     }
     if util._logger is not None:
         data["log_level"] = util._logger.getEffectiveLevel()
+    if "phalanx._install" in sys.modules:
+        data["install"] = True
     data.update(_main_module(original_dir))
     return data
 
@@ -165,6 +167,10 @@ def _main_module(original_dir: str | None) -> dict[str, str]:
 
 def prepare(data: dict[str, Any]) -> None:
     """Make this process like its parent, as far as ``data`` tells."""
+    if data.pop("install", False):
+        from phalanx._install import install
+
+        install()
     if (environ := data.pop("environ", None)) is not None:
         os.environ.clear()
         os.environ.update(environ)

@@ -57,7 +57,15 @@ impl Memory {
         match *self {}
     }
 
+    pub(crate) fn identity(&self) -> io::Result<(u64, u64, usize)> {
+        match *self {}
+    }
+
     pub(crate) fn map(&self, offset: usize, len: usize) -> io::Result<Mapping> {
+        match *self {}
+    }
+
+    pub(crate) fn map_inherited(&self, offset: usize, len: usize) -> io::Result<Mapping> {
         match *self {}
     }
 }
@@ -74,6 +82,44 @@ pub(crate) enum Mapping {}
 impl Mapping {
     pub(crate) fn start(&self) -> NonNull<u8> {
         match *self {}
+    }
+}
+
+/// A process by its pid alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ProcessId(std::num::NonZeroU64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Alive,
+    Ended(Option<i32>),
+}
+
+impl ProcessId {
+    pub(crate) fn own() -> Self {
+        let pid = std::num::NonZeroU64::new(std::process::id().into());
+        Self(pid.expect("a process's pid is not 0"))
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        std::num::NonZeroU64::new(bits).map(Self)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0.get()
+    }
+
+    pub(crate) fn pid(self) -> u32 {
+        self.bits() as u32
+    }
+
+    /// Nobody is seen to end: no word of another process's can be reached.
+    pub(crate) fn fate(self) -> Fate {
+        Fate::Alive
+    }
+
+    pub(crate) fn is_alive(self) -> bool {
+        true
     }
 }
 
@@ -142,6 +188,23 @@ pub(crate) mod fork {
     /// Forks are not counted: no value exists that a forked child could mistake for its own.
     pub(crate) fn generation() -> u32 {
         0
+    }
+
+    pub(crate) fn children() -> u64 {
+        0
+    }
+
+    /// State of one thread at a time; what a fork finds is not looked after.
+    pub(crate) struct Whole<T>(std::sync::Mutex<T>);
+
+    impl<T> Whole<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn with<R>(&self, call: impl FnOnce(&mut T) -> R) -> R {
+            call(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        }
     }
 
     /// A descriptor that a forked child keeps all the same.

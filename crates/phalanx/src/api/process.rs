@@ -23,8 +23,9 @@ use super::start::{Role, again};
 use super::task;
 use super::value::Value;
 use super::worker::{read_from, run as run_task};
+use crate::channel::Tickets;
 use crate::error::{Error, Result, WorkerDied};
-use crate::pool::Outcome;
+use crate::pool::{Outcome, Task};
 use crate::process::{Child, Exit};
 use crate::sys::again::scratch;
 use crate::sys::code::Captures;
@@ -57,11 +58,13 @@ pub struct Process<R> {
     /// Where its result is.
     output: File,
     task: &'static str,
+    /// For the descriptors in its argument.
+    tickets: Tickets,
     result: PhantomData<fn() -> R>,
 }
 
 /// Processes that were dropped while they ran.
-static DROPPED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+static DROPPED: Mutex<Vec<(Child, Tickets)>> = Mutex::new(Vec::new());
 
 impl<R: Value> Process<R> {
     /// Starts a process that calls `task` with `argument`.
@@ -76,12 +79,13 @@ impl<R: Value> Process<R> {
         A: Value,
     {
         let () = Captures::<F>::NOTHING;
-        dropped().retain(|child| matches!(child.try_exit(), Ok(None)));
-        let payload = task::call(task, argument)?;
+        dropped().retain(|(child, _)| matches!(child.try_exit(), Ok(None)));
+        let Task { payload, tickets, .. } = task::call(task, argument)?;
         let payload = sealed(&payload).map_err(|e| Error::os("keep an argument", e))?;
         let output = scratch().map_err(|e| Error::os("make room for a result", e))?;
         let child = again(&Role::Process, &[payload.as_fd(), output.as_fd()])?;
-        Ok(Self { child: Some(child), output, task: type_name::<F>(), result: PhantomData })
+        let task = type_name::<F>();
+        Ok(Self { child: Some(child), output, task, tickets, result: PhantomData })
     }
 
     /// Waits for the end of the process and returns what the task returned.
@@ -168,11 +172,11 @@ impl<R> fmt::Debug for Process<R> {
 impl<R> Drop for Process<R> {
     fn drop(&mut self) {
         let running = self.child.take().filter(|child| matches!(child.try_exit(), Ok(None)));
-        dropped().extend(running);
+        dropped().extend(running.map(|child| (child, std::mem::take(&mut self.tickets))));
     }
 }
 
-fn dropped() -> std::sync::MutexGuard<'static, Vec<Child>> {
+fn dropped() -> std::sync::MutexGuard<'static, Vec<(Child, Tickets)>> {
     DROPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -344,6 +344,22 @@ pub(crate) mod socket {
     }
 }
 
+pub(crate) mod rendezvous {
+    use super::*;
+
+    pub(crate) fn listen() -> io::Result<(OwnedFd, Vec<u8>)> {
+        unsupported()
+    }
+
+    pub(crate) fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
+        unsupported()
+    }
+
+    pub(crate) fn meet(name: &[u8]) -> io::Result<OwnedFd> {
+        unsupported()
+    }
+}
+
 pub(crate) mod code {
     use std::marker::PhantomData;
 

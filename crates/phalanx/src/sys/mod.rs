@@ -15,6 +15,7 @@
 //! | `fork::{children, Whole}` | who may know a thing; state that a fork finds whole | pthread_atfork(3) |
 //! | `lifeline`, `die_with_owner` | a worker that ends with its owner | pipe(7), F_SETSIG in fcntl(2) |
 //! | `child::*` | start, watch, signal and reap a process | posix_spawn(3), pidfd_open(2), waitid(2) |
+//! | `rendezvous::*` | meeting a process of the same user | abstract sockets, unix(7) |
 //! | `socket::*` | messages with descriptors between relatives | socketpair(2), SCM_RIGHTS in unix(7) |
 //! | `code::*` | a function's place in the executable | the anchor's address |
 //! | `again::*` | a program that runs itself again | memfd_create(2), `.init_array` |

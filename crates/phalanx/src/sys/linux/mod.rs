@@ -10,6 +10,7 @@ pub(crate) mod futex;
 mod identity;
 mod lifeline;
 mod memory;
+pub(crate) mod rendezvous;
 mod signals;
 pub(crate) mod socket;
 

@@ -8,7 +8,7 @@
 //! | `failure` | how a task failed, panics above all |
 //! | `descriptor` | an open file as a value |
 //! | `pool`, `map`, `stream`, `handle` | what a caller sees |
-//! | `process` | one process for one task |
+//! | `process`, `process_builder` | one process for one task |
 
 mod descriptor;
 mod failure;
@@ -16,6 +16,7 @@ mod handle;
 mod map;
 mod pool;
 mod process;
+mod process_builder;
 mod start;
 mod stream;
 mod task;
@@ -26,6 +27,7 @@ pub use descriptor::Descriptor;
 pub use handle::Handle;
 pub use pool::{Builder, Pool};
 pub use process::Process;
+pub use process_builder::{ProcessBuilder, Stdio};
 pub use start::init;
 pub use stream::Imap;
 pub use value::Value;

@@ -271,11 +271,18 @@ pub(crate) mod child {
     /// Touches no process: none is ours.
     pub(crate) fn kill_and_reap(pid: u32) {}
 
+    #[derive(Debug, Default)]
+    pub(crate) struct Surroundings<'a> {
+        pub(crate) directory: Option<&'a CStr>,
+        pub(crate) streams: [Option<BorrowedFd<'a>>; 3],
+    }
+
     pub(crate) fn spawn(
         path: &CStr,
         args: &[CString],
         env: Option<&[CString]>,
         keep: &[RawFd],
+        surroundings: &Surroundings<'_>,
     ) -> io::Result<u32> {
         unsupported()
     }
@@ -340,6 +347,44 @@ pub(crate) mod socket {
     }
 
     pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+        unsupported()
+    }
+}
+
+pub(crate) mod limits {
+    use super::*;
+
+    /// What [`limit`] limits.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub enum Resource {
+        /// Bytes of address space (RLIMIT_AS): allocations beyond it fail.
+        Memory,
+        /// Seconds of processor time (RLIMIT_CPU): SIGXCPU ends the process then.
+        CpuTime,
+        /// Descriptors (RLIMIT_NOFILE): one more than the highest number.
+        OpenFiles,
+        /// Bytes of a file that the process writes (RLIMIT_FSIZE): SIGXFSZ ends it beyond.
+        FileSize,
+        /// Bytes of a core file (RLIMIT_CORE); 0 for none.
+        CoreSize,
+        /// Processes and threads of its user (RLIMIT_NPROC).
+        Processes,
+        /// Bytes of the main thread's stack (RLIMIT_STACK).
+        Stack,
+        /// Bytes of memory that is kept from being swapped (RLIMIT_MEMLOCK).
+        LockedMemory,
+    }
+
+    pub(crate) fn set_niceness(pid: u32, niceness: i32) -> io::Result<()> {
+        unsupported()
+    }
+
+    pub(crate) fn set_cpus(pid: u32, cpus: &[usize]) -> io::Result<()> {
+        unsupported()
+    }
+
+    pub(crate) fn limit(pid: u32, resource: Resource, most: u64) -> io::Result<()> {
         unsupported()
     }
 }

@@ -16,6 +16,7 @@
 //! | `lifeline`, `die_with_owner` | a worker that ends with its owner | pipe(7), F_SETSIG in fcntl(2) |
 //! | `child::*` | start, watch, signal and reap a process | posix_spawn(3), pidfd_open(2), waitid(2) |
 //! | `rendezvous::*` | meeting a process of the same user | abstract sockets, unix(7) |
+//! | `limits::*` | what a process may use | setpriority(2), sched_setaffinity(2), prlimit(2) |
 //! | `socket::*` | messages with descriptors between relatives | socketpair(2), SCM_RIGHTS in unix(7) |
 //! | `code::*` | a function's place in the executable | the anchor's address |
 //! | `again::*` | a program that runs itself again | memfd_create(2), `.init_array` |

@@ -9,6 +9,7 @@ pub(crate) mod fork;
 pub(crate) mod futex;
 mod identity;
 mod lifeline;
+pub(crate) mod limits;
 mod memory;
 pub(crate) mod rendezvous;
 mod signals;

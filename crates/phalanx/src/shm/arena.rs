@@ -159,7 +159,7 @@ impl Block {
     pub(crate) fn open(fd: OwnedFd, offset: usize, len: usize) -> io::Result<Self> {
         let memory = Memory::from_fd(fd)?;
         let end = grains(len).and_then(|cut| offset.checked_add(cut));
-        if offset % GRAIN != 0 || end.is_none_or(|end| end > memory.len()) {
+        if !offset.is_multiple_of(GRAIN) || end.is_none_or(|end| end > memory.len()) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a block outside its arena"));
         }
         let arena = TABLE.with(|table| table.map(memory))?;
@@ -213,8 +213,9 @@ mod tests {
 
     fn byte(block: &Block, at: usize) -> u8 {
         assert!(at < block.len());
+        let place = block.start().as_ptr().wrapping_add(at);
         // SAFETY: inside the block, which this test alone uses.
-        unsafe { block.start().add(at).read() }
+        unsafe { place.read() }
     }
 
     fn fill(block: &Block, with: u8) {

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeAlias, final
 
+from typing_extensions import disjoint_base
+
 __all__ = [
     "Arena",
     "AsyncResult",
@@ -40,6 +42,7 @@ class Arena:
 
 _Place: TypeAlias = tuple[Arena, int]
 
+@disjoint_base
 class Lock:
     """A lock of processes."""
 
@@ -67,6 +70,7 @@ class Lock:
     def _count(self) -> int: ...
     def _get_value(self) -> int: ...
 
+@disjoint_base
 class RLock:
     """A lock that its holder can acquire again."""
 
@@ -94,6 +98,7 @@ class RLock:
     def _count(self) -> int: ...
     def _get_value(self) -> int: ...
 
+@disjoint_base
 class Semaphore:
     """Units that processes acquire and release."""
 
@@ -131,6 +136,7 @@ class Semaphore:
     def _place(self) -> _Place: ...
     def _get_value(self) -> int: ...
 
+@disjoint_base
 class Event:
     """A flag that processes wait for."""
 

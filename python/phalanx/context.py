@@ -77,45 +77,53 @@ class BaseContext(_standard.BaseContext):
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=context)
 
-    def Lock(self, *, on_abandoned: OnAbandoned = "warn") -> _Lock:
+    def Lock(  # type: ignore[override]
+        self, *, on_abandoned: OnAbandoned = "warn"
+    ) -> _Lock:
         """A lock that is not recursive."""
         from phalanx.synchronize import Lock
 
         return Lock(ctx=self.get_context(), on_abandoned=on_abandoned)
 
-    def RLock(self, *, on_abandoned: OnAbandoned = "warn") -> _RLock:
+    def RLock(  # type: ignore[override]
+        self, *, on_abandoned: OnAbandoned = "warn"
+    ) -> _RLock:
         """A lock that its holder can acquire again."""
         from phalanx.synchronize import RLock
 
         return RLock(ctx=self.get_context(), on_abandoned=on_abandoned)
 
-    def Semaphore(self, value: int = 1, *, on_abandoned: OnAbandoned = "warn") -> _Semaphore:
+    def Semaphore(  # type: ignore[override]
+        self, value: int = 1, *, on_abandoned: OnAbandoned = "warn"
+    ) -> _Semaphore:
         """A semaphore of ``value`` units."""
         from phalanx.synchronize import Semaphore
 
         return Semaphore(value, ctx=self.get_context(), on_abandoned=on_abandoned)
 
-    def BoundedSemaphore(
+    def BoundedSemaphore(  # type: ignore[override]
         self, value: int = 1, *, on_abandoned: OnAbandoned = "warn"
     ) -> _BoundedSemaphore:
         """A semaphore of ``value`` units, and never more."""
         from phalanx.synchronize import BoundedSemaphore
 
-        return BoundedSemaphore(value, ctx=self.get_context(), on_abandoned=on_abandoned)
+        bounded: _BoundedSemaphore
+        bounded = BoundedSemaphore(value, ctx=self.get_context(), on_abandoned=on_abandoned)
+        return bounded
 
-    def Condition(self, lock: Any = None) -> _Condition:
+    def Condition(self, lock: Any = None) -> _Condition:  # type: ignore[override]
         """A condition variable, with an RLock of its own if none is given."""
         from phalanx.synchronize import Condition
 
         return Condition(lock, ctx=self.get_context())
 
-    def Event(self) -> _Event:
+    def Event(self) -> _Event:  # type: ignore[override]
         """A flag to wait for."""
         from phalanx.synchronize import Event
 
         return Event(ctx=self.get_context())
 
-    def Barrier(
+    def Barrier(  # type: ignore[override]
         self,
         parties: int,
         action: Callable[[], object] | None = None,

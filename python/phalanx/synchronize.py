@@ -83,18 +83,23 @@ class SemLock:
     """What locks and semaphores share."""
 
     kind = SEMAPHORE
-    maxvalue = 1
     #: Nothing has a name.
     name = None
 
     if TYPE_CHECKING:
-        _on_abandoned: OnAbandoned
 
+        @property
+        def _on_abandoned(self) -> str: ...
         def _place(self) -> tuple[_phalanx.Arena, int]: ...
         def _is_mine(self) -> bool: ...
         def _is_ours(self) -> bool: ...
         def _get_value(self) -> int: ...
         def _count(self) -> int: ...
+
+    @property
+    def maxvalue(self) -> int:
+        """The most units that can be free: 1 for a lock."""
+        return 1
 
     @property
     def _semlock(self) -> Any:
@@ -144,7 +149,8 @@ def _exitcode(pid: int) -> int | None:
     """How a child of ours ended, if it was one."""
     for child in list(process._children):  # type: ignore[attr-defined]
         if child._popen is not None and child.pid == pid:
-            return child.exitcode
+            exitcode: int | None = child.exitcode
+            return exitcode
     return None
 
 
@@ -200,9 +206,7 @@ class BoundedSemaphore(Semaphore):
         return super().__new__(cls, value, bounded=True, **others)
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__}(value={self._get_value()}, maxvalue={self.maxvalue})>"
-        )
+        return f"<{type(self).__name__}(value={self._get_value()}, maxvalue={self.maxvalue})>"
 
 
 class _Gauge:

@@ -140,9 +140,7 @@ def wait_and_tell(condition, ready, woken):
 
 def test_notify_wakes_as_many_as_it_says(ctx):
     condition, ready, woken = ctx.Condition(), ctx.Semaphore(0), ctx.Semaphore(0)
-    children = [
-        ctx.Process(target=wait_and_tell, args=(condition, ready, woken)) for _ in range(4)
-    ]
+    children = [ctx.Process(target=wait_and_tell, args=(condition, ready, woken)) for _ in range(4)]
     for child in children:
         child.start()
     for _ in children:

@@ -36,8 +36,7 @@ ABSENT = {"forkserver.connect_to_new_process"}
 
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
-    "": """Array Barrier BoundedSemaphore Condition Event JoinableQueue Lock Manager
-        Pipe Queue RLock RawArray RawValue Semaphore SimpleQueue Value""",
+    "": "Array JoinableQueue Manager Pipe Queue RawArray RawValue SimpleQueue Value",
     "connection": "Client Connection Listener Pipe wait",
     "heap": "Arena BufferWrapper Heap",
     "managers": """AcquirerProxy Array ArrayProxy AutoProxy BarrierProxy BaseListProxy
@@ -48,7 +47,6 @@ NOT_YET = {
     "shared_memory": "ShareableList SharedMemory",
     "sharedctypes": """RawArray RawValue Synchronized SynchronizedArray SynchronizedBase
         SynchronizedString copy""",
-    "synchronize": "Barrier BoundedSemaphore Condition Event Lock RLock SemLock Semaphore",
 }
 
 

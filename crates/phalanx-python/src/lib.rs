@@ -10,6 +10,7 @@ mod pickle;
 mod pool;
 mod process;
 mod stream;
+mod synchronize;
 mod wait;
 mod worker;
 
@@ -19,5 +20,6 @@ use pyo3::prelude::*;
 #[pymodule]
 fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
     process::register(m)?;
+    synchronize::register(m)?;
     pool::register(m)
 }

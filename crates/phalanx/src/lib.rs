@@ -83,16 +83,23 @@
 
 #[cfg(not(loom))]
 mod api;
+#[cfg(not(loom))]
+mod channel;
 pub mod error;
 #[cfg(not(loom))]
 pub mod pool;
 pub mod process;
 #[allow(unsafe_code)] // one of the two rooms; see ARCHITECTURE.md
 mod shm;
+#[cfg(not(loom))]
+pub mod sync;
 #[allow(unsafe_code)] // the other
 mod sys;
 
 #[cfg(not(loom))]
-pub use api::{Builder, Handle, Imap, Pool, Process, Value, init};
-pub use error::{Error, Result, WorkerDied};
+pub use api::{
+    Builder, Descriptor, Handle, Imap, Pool, Process, ProcessBuilder, Stdio, Value, init,
+};
+pub use error::{Error, OwnerDied, Result, WorkerDied};
 pub use process::Exit;
+pub use sys::limits::Resource;

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-USAGE = "usage: python -m phalanx [-h] [-V] (-c CODE | -m MODULE | SCRIPT | DIRECTORY | ZIP | -) ..."
+USAGE = (
+    "usage: python -m phalanx [-h] [-V] (-c CODE | -m MODULE | SCRIPT | DIRECTORY | ZIP | -) ..."
+)
 HELP = f"""{USAGE}
 
 Run a Python program, unchanged, with phalanx in the place of multiprocessing:
@@ -99,7 +101,7 @@ def _fresh_main() -> ModuleType:
 
 
 def _report_without_us(error: BaseException) -> None:
-    """Have the interpreter, when it comes to report ``error``, leave out the frames down to here."""
+    """Have the interpreter, when it reports ``error``, leave out the frames down to here."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
         trace = trace.tb_next
@@ -146,7 +148,9 @@ def _remember(code: CodeType, source: str) -> None:
 
     register: Any = getattr(linecache, "_register_code", None)
     if register is not None:
-        register(code, source, "<string>")
+        # By the file's name at first, by the code object itself since there can be several.
+        by_code = hasattr(linecache, "_interactive_cache")
+        register(code if by_code else code.co_filename, source, "<string>")
 
 
 def _from_stdin() -> None:
@@ -167,6 +171,7 @@ def _script(path: str) -> None:
     if get_importer(path) is not None:  # a directory or a zip file
         import runpy
 
+        path = os.path.join(os.getcwd(), path)
         if sys.flags.safe_path:
             sys.path.insert(0, path)
         else:

@@ -174,10 +174,7 @@ def main(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
     set_forkserver_preload(preload, on_error=on_error)
     sys.path[:] = owner.pop("sys_path")
     sys.argv[:] = owner.pop("sys_argv")
-    if owner.pop("install", False):
-        from phalanx._install import install
-
-        install()
+    _install_if_told(owner)
     for module in preload:
         try:
             if module == "__main__":
@@ -211,6 +208,13 @@ def main(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
                 _be_child(server, request, on_interrupt)
             server.launched(pid)
         request.close()
+
+
+def _install_if_told(owner: dict[str, Any]) -> None:
+    if owner.pop("install", False):
+        from phalanx._install import install
+
+        install()
 
 
 def _import_hinted(modules: list[str]) -> None:

@@ -36,6 +36,9 @@ process: Any = _process
 reduction: Any = _reduction
 util: Any = _util
 _standard: Any = _spawn
+# Kept: once `phalanx.install` has been called, the module shows ours under these names.
+_their_prepare = _standard.prepare
+_check_not_importing_main = _standard._check_not_importing_main
 
 #: A child may not find this package by itself, run with ``-I``, ``-S`` or from a zip file.
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -132,7 +135,7 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         RuntimeError: this process is itself still being prepared, so the main module has no
             ``if __name__ == "__main__"``.
     """
-    _standard._check_not_importing_main()
+    _check_not_importing_main()
     original_dir = process.ORIGINAL_DIR
     data: dict[str, Any] = {
         "log_to_stderr": util._log_to_stderr,
@@ -178,7 +181,7 @@ def prepare(data: dict[str, Any]) -> None:
         _take_stdio(number)
     if (start_method := data.pop("start_method", None)) is not None:
         context._force_start_method(start_method)
-    _standard.prepare(data)
+    _their_prepare(data)
 
 
 def _take_stdio(number: int) -> None:

@@ -1,4 +1,4 @@
-"""`phalanx.install` and ``python -m phalanx``: programs that say ``multiprocessing`` run on phalanx.
+"""`phalanx.install` and ``python -m phalanx``: programs of ``multiprocessing`` run on phalanx.
 
 Each test is a program in a file of its own, run by a Python of its own.
 """
@@ -247,7 +247,9 @@ def test_children_and_theirs_have_it_too(tmp_path, method):
 
 
 def test_a_template_preloads_for_an_installed_program(tmp_path):
-    write(tmp_path, "import multiprocessing\nwhose = multiprocessing.Process.__module__", "early.py")
+    write(
+        tmp_path, "import multiprocessing\nwhose = multiprocessing.Process.__module__", "early.py"
+    )
     write(
         tmp_path,
         """
@@ -300,7 +302,8 @@ INTROSPECTION = """
     print(__spec__ and __spec__.origin, globals().get("__file__"), globals().get("__cached__"))
     print(type(__loader__), __builtins__)
     print(sys.argv, sys.path[0])
-    print(sys.modules["__main__"] is __import__("__main__"), vars(sys.modules["__main__"]) is globals())
+    main = sys.modules["__main__"]
+    print(main is __import__("__main__"), vars(main) is globals())
 """
 
 
@@ -346,7 +349,7 @@ def test_a_folder_or_zip_file_is_main_itself(tmp_path):
         "raise KeyboardInterrupt",
         "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)",
         "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
-        "import sys; sys.excepthook = lambda *e: print(*e[:2], e[2].tb_next); raise OSError(1)",
+        "import sys; sys.excepthook = lambda *e: print(e[:2], not e[2].tb_next); raise OSError(1)",
         "import atexit; atexit.register(print, 'atexit'); raise OSError(1) from KeyError(2)",
         "import sys, atexit; atexit.register(lambda: print(sys.last_value)); raise OSError(1)",
         "this is a syntax error",

@@ -5,6 +5,7 @@
 mod errors;
 mod function;
 mod handle;
+mod line;
 mod outcome;
 mod pickle;
 mod pool;
@@ -18,6 +19,7 @@ use pyo3::prelude::*;
 /// The engine, as Python sees it.
 #[pymodule]
 fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    line::register(m)?;
     process::register(m)?;
     pool::register(m)
 }

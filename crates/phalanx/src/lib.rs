@@ -83,6 +83,8 @@
 
 #[cfg(not(loom))]
 mod api;
+#[cfg(not(loom))]
+pub mod channel;
 pub mod error;
 #[cfg(not(loom))]
 pub mod pool;

@@ -9,6 +9,8 @@ mod bell;
 mod claim;
 #[cfg(not(loom))]
 mod lease;
+#[cfg(not(loom))]
+mod line;
 mod ring;
 #[cfg(not(loom))]
 mod seat;
@@ -17,6 +19,8 @@ pub(crate) use bell::{Bell, Sleeper};
 pub(crate) use claim::Claim;
 #[cfg(not(loom))]
 pub(crate) use lease::Lease;
+#[cfg(not(loom))]
+pub(crate) use line::{Half, Line};
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};

@@ -1,0 +1,5 @@
+//! Messages between processes.
+
+mod duplex;
+
+pub use duplex::{Duplex, Hangup, Outgoing};

@@ -13,6 +13,7 @@ __all__ = [
     "Feeder",
     "Gathering",
     "IMapIterator",
+    "Line",
     "Lock",
     "Pool",
     "RLock",
@@ -466,3 +467,42 @@ class Pool:
 
     def wait_ended(self, timeout: float | None = None) -> bool:
         """Wait until no worker is left. False: ``timeout`` seconds have passed."""
+
+@final
+class Line:
+    """Objects to and from a process that a socket leads to, through shared memory.
+
+    Used by one thread at a time. `EOFError` says that the other side has closed it or died; what
+    it had sent before is received first.
+    """
+
+    @staticmethod
+    def offer(fd: int) -> Line:
+        """Make the memory and send it over the ``AF_UNIX`` stream ``fd``, which is copied."""
+
+    @staticmethod
+    def accept(fd: int) -> Line:
+        """Take the memory that the other side has offered over ``fd``, which is copied."""
+
+    def call(self, request: object, *, shielded: bool = False) -> Any:
+        """Send an object and receive the answer; ``None``, and nothing sent, if it is in use.
+
+        An exception out of the wait (``KeyboardInterrupt``) closes the line, since the answer may
+        still come; with ``shielded`` signals wait for the answer.
+        """
+
+    def send(self, object: object) -> None:
+        """Send an object. One that cannot be pickled leaves the line as it was."""
+
+    def recv(self) -> Any:
+        """The next object. One that cannot be unpickled leaves the line as it was."""
+
+    def close(self) -> None:
+        """Close it; a thread that waits on it gets `EOFError`."""
+
+    @property
+    def closed(self) -> bool:
+        """Is it of no use any more in this process?"""
+
+    def fileno(self) -> int:
+        """The socket's descriptor, which ends with the other side."""

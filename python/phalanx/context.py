@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, ClassVar
 
+    from phalanx.managers import SyncManager as _SyncManager
     from phalanx.pool import Pool as _Pool
     from phalanx.popen_fork import Popen as _AnyPopen
     from phalanx.synchronize import Barrier as _Barrier
@@ -133,6 +134,14 @@ class BaseContext(_standard.BaseContext):
         from phalanx.synchronize import Barrier
 
         return Barrier(parties, action, timeout, ctx=self.get_context())
+
+    def Manager(self) -> _SyncManager:
+        """A started manager: a server process, and proxies for the objects in it."""
+        from phalanx.managers import SyncManager
+
+        manager: _SyncManager = SyncManager(ctx=self.get_context())
+        manager.start()
+        return manager
 
     def _warm_up(self) -> None:
         """Begin what takes a while before the first child can start."""

@@ -5,6 +5,7 @@
 mod errors;
 mod function;
 mod handle;
+mod line;
 mod outcome;
 mod pickle;
 mod pool;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 /// The engine, as Python sees it.
 #[pymodule]
 fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    line::register(m)?;
     process::register(m)?;
     synchronize::register(m)?;
     pool::register(m)

@@ -84,7 +84,7 @@
 #[cfg(not(loom))]
 mod api;
 #[cfg(not(loom))]
-mod channel;
+pub mod channel;
 pub mod error;
 #[cfg(not(loom))]
 pub mod pool;

@@ -12,6 +12,8 @@ mod claim;
 #[cfg(not(loom))]
 mod lease;
 #[cfg(not(loom))]
+mod line;
+#[cfg(not(loom))]
 mod placed;
 mod ring;
 #[cfg(not(loom))]
@@ -23,6 +25,8 @@ pub(crate) use bell::{Bell, Sleeper};
 pub(crate) use claim::Claim;
 #[cfg(not(loom))]
 pub(crate) use lease::Lease;
+#[cfg(not(loom))]
+pub(crate) use line::{Half, Line};
 #[cfg(not(loom))]
 pub(crate) use placed::{Placed, Words, words};
 pub(crate) use ring::{Consumer, Head, Producer};

@@ -99,6 +99,13 @@ impl<H: Home> Producer<H> {
         self.home.capacity() / 4 - HEAD
     }
 
+    /// Is there room for a frame of any size that is allowed?
+    pub(crate) fn has_room(&self) -> bool {
+        let head = self.home.counters().head.load(Ordering::Acquire);
+        let free = (self.home.capacity() as u64).saturating_sub(self.tail.wrapping_sub(head));
+        free >= room(self.largest()) as u64
+    }
+
     /// Pushes a frame, or returns false if there is no room for it now.
     ///
     /// `head.len` is set here. The body must not exceed [`largest`](Self::largest).

@@ -328,6 +328,12 @@ pub(crate) mod socket {
         unsupported()
     }
 
+    pub(crate) fn nudge(socket: impl AsFd) {}
+
+    pub(crate) fn drain(socket: impl AsFd) -> io::Result<bool> {
+        unsupported()
+    }
+
     pub(crate) fn borrow<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
         unsupported()
     }

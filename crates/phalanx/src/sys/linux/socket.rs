@@ -10,7 +10,7 @@ use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
     sendmsg, socketpair,
 };
 
@@ -21,6 +21,12 @@ pub(crate) const MESSAGE_FDS: usize = 250;
 pub(crate) fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
     Ok(socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+/// Two connected ends of a stream.
+#[cfg(test)]
+pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?)
 }
 
 /// Sends one message. `wait` says whether to wait for room; without it, `WouldBlock`.
@@ -63,6 +69,22 @@ pub(crate) fn try_receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Rec
         return Err(io::Error::from_raw_os_error(libc::EMFILE));
     }
     Ok(Received { len: message.bytes, fds })
+}
+
+/// Makes the other end of a stream readable; it learns nothing else.
+pub(crate) fn nudge(socket: impl AsFd) {
+    // No room: it is readable. No peer: whoever waits for it finds that out.
+    let _ = rustix::net::send(socket, &[0], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+}
+
+/// Reads away what [`nudge`] wrote; false at the end of the stream.
+pub(crate) fn drain(socket: impl AsFd) -> io::Result<bool> {
+    let mut bytes = [0; 64];
+    match retry(|| recv(&socket, &mut bytes[..], RecvFlags::DONTWAIT)) {
+        Ok((len, _)) => Ok(len > 0),
+        Err(Errno::AGAIN) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Borrows a descriptor that the caller named by its number.

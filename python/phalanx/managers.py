@@ -32,6 +32,7 @@ an exception in a call (Ctrl-C)      it goes through; the next call makes a new 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import types
@@ -95,6 +96,9 @@ class Server(_standard.Server):  # type: ignore[misc]
         self.id_to_local_proxy_obj: dict[str, Any] = {}
         self.mutex = threading.Lock()
         self._greeting = GREETING if serializer == "pickle" else None
+
+    def parent_ended(self) -> None:
+        """Called before the server ends since the process that started it has."""
 
     def accept_connection(self, c: Any, name: str) -> None:
         """Serve a connection of its own for a thread of a client."""
@@ -209,6 +213,14 @@ class BaseManager(_standard.BaseManager):  # type: ignore[misc]
         self._state.value = State.STARTED
 
     @classmethod
+    def _run_server(cls, *args: Any, **kwds: Any) -> None:
+        parent = process.parent_process()
+        if parent is not None:
+            watch = threading.Thread(target=_end_with, args=(parent,), daemon=True)
+            watch.start()
+        super()._run_server(*args, **kwds)
+
+    @classmethod
     def register(
         cls,
         typeid: str,
@@ -221,6 +233,15 @@ class BaseManager(_standard.BaseManager):  # type: ignore[misc]
         """Have managers of this class make objects of the type ``typeid``."""
         proxytype = AutoProxy if proxytype is None else proxytype
         super().register(typeid, callable, proxytype, exposed, method_to_typeid, create_method)
+
+
+def _end_with(parent: Any) -> None:
+    """End this process, a manager's server, when the one that started it has ended."""
+    parent.join()
+    server = getattr(process.current_process(), "_manager_server", None)
+    if server is not None:
+        server.parent_ended()
+    os._exit(1)
 
 
 class BaseProxy(_standard.BaseProxy):  # type: ignore[misc]
@@ -256,19 +277,14 @@ class BaseProxy(_standard.BaseProxy):  # type: ignore[misc]
             RemoteError: the server could not do it; with its traceback.
             Exception: what the method raised.
         """
-        try:
-            call = self._tls.connection.call
-        except AttributeError:
+        wire = getattr(self._tls, "connection", None)
+        if wire is None or wire.closed:  # closed it is in a forked child, for one
             self._connect()
-            call = self._tls.connection.call
+            wire = self._tls.connection
         try:
-            answer = call((self._id, methodname, args, kwds))
+            answer = wire.call((self._id, methodname, args, kwds))
         except (EOFError, OSError):
             self._disconnect()
-            raise
-        except BaseException:
-            if self._tls.connection.closed:
-                self._disconnect()
             raise
         if answer is None:  # a signal's handler, in the middle of a call of this thread
             answer = self._call_once(methodname, args, kwds)
@@ -596,6 +612,10 @@ class SharedMemoryServer(_standard.SharedMemoryServer, Server):  # type: ignore[
         super().__init__(registry, address, authkey, serializer)
         self.listener.close()
         Server.__init__(self, registry, address, authkey, serializer)
+
+    def parent_ended(self) -> None:
+        """Remove the blocks: nobody else will."""
+        self.shared_memory_context.unlink()
 
 
 class SharedMemoryManager(_standard.SharedMemoryManager, BaseManager):  # type: ignore[misc]

@@ -58,7 +58,7 @@ impl Function {
         if by_value {
             shape |= shape::BY_VALUE;
         }
-        Ok(Task { code: self.code.clone(), shape, payload: bytes })
+        Ok(Task::new(self.code.clone(), shape, bytes))
     }
 
     /// Its name, for who asks what a lost task was: `module.name`.

@@ -83,6 +83,8 @@
 
 #[cfg(not(loom))]
 mod api;
+#[cfg(not(loom))]
+mod channel;
 pub mod error;
 #[cfg(not(loom))]
 pub mod pool;
@@ -93,6 +95,9 @@ mod shm;
 mod sys;
 
 #[cfg(not(loom))]
-pub use api::{Builder, Handle, Imap, Pool, Process, Value, init};
+pub use api::{
+    Builder, Descriptor, Handle, Imap, Pool, Process, ProcessBuilder, Stdio, Value, init,
+};
 pub use error::{Error, Result, WorkerDied};
 pub use process::Exit;
+pub use sys::limits::Resource;

@@ -47,8 +47,8 @@ impl<R: Value> Handle<R> {
     {
         let group = Arc::new(Group::in_order());
         group.expect(1);
-        let submitted = task::call(function, argument)
-            .and_then(|payload| core.submit(&group, 0, task::task(payload)));
+        let submitted =
+            task::call(function, argument).and_then(|task| core.submit(&group, 0, task));
         let core = core.clone();
         let task = type_name::<F>();
         Self { core, group, task, refused: submitted.err(), result: PhantomData }

@@ -31,8 +31,8 @@ where
             let measured = (arrived as usize).checked_sub(1).map_or(0, |last| ends[last]);
             let item = (measured > 0).then(|| spent / u32::try_from(measured).unwrap_or(u32::MAX));
             let size = chunks.next(item);
-            let payload = task::call_each(function, items.by_ref().take(size).collect())?;
-            hold.submit(&group, ends.len() as u64, task::task(payload))?;
+            let task = task::call_each(function, items.by_ref().take(size).collect())?;
+            hold.submit(&group, ends.len() as u64, task)?;
             ends.push(total - chunks.left());
             parts.push(Vec::new());
         } else if done < ends.len() {
@@ -71,8 +71,8 @@ where
     let mut sent = 0;
     for (index, item) in items.into_iter().enumerate() {
         match task::call(function, item) {
-            Ok(payload) => {
-                hold.submit(&group, sent, task::task(payload))?;
+            Ok(task) => {
+                hold.submit(&group, sent, task)?;
                 sent += 1;
             }
             Err(error) => refused.push((index, error)),

@@ -6,23 +6,28 @@
 //! | `value` | arguments and results as bytes |
 //! | `task` | a function and its types as bytes, and how it is called |
 //! | `failure` | how a task failed, panics above all |
+//! | `descriptor` | an open file as a value |
 //! | `pool`, `map`, `stream`, `handle` | what a caller sees |
-//! | `process` | one process for one task |
+//! | `process`, `process_builder` | one process for one task |
 
+mod descriptor;
 mod failure;
 mod handle;
 mod map;
 mod pool;
 mod process;
+mod process_builder;
 mod start;
 mod stream;
 mod task;
 mod value;
 mod worker;
 
+pub use descriptor::Descriptor;
 pub use handle::Handle;
 pub use pool::{Builder, Pool};
 pub use process::Process;
+pub use process_builder::{ProcessBuilder, Stdio};
 pub use start::init;
 pub use stream::Imap;
 pub use value::Value;

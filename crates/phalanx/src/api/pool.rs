@@ -12,7 +12,7 @@ use super::stream::Imap;
 use super::value::Value;
 use super::{map, task};
 use crate::error::{Error, Result};
-use crate::pool::{Core, Errand};
+use crate::pool::{Core, Errand, Task};
 use crate::sys::block_signals;
 use crate::sys::code::Captures;
 use crate::sys::socket::sealed;
@@ -76,7 +76,7 @@ fn available() -> usize {
 #[must_use = "a builder does nothing until it builds"]
 pub struct Builder {
     processes: usize,
-    initializer: Option<Result<Vec<u8>>>,
+    initializer: Option<Result<Arc<Task>>>,
     life: Option<u64>,
     name: String,
 }
@@ -122,7 +122,7 @@ impl Builder {
         A: Value,
     {
         let () = Captures::<F>::NOTHING;
-        Self { initializer: Some(task::call(initializer, argument)), ..self }
+        Self { initializer: Some(task::call(initializer, argument).map(Arc::new)), ..self }
     }
 
     /// Replaces each worker after so many tasks (and items of [`Pool::map`]'s chunks count as one
@@ -143,9 +143,12 @@ impl Builder {
     /// If [`init`](crate::init) has not been called, if there are no processes to be, if the
     /// initializer's argument cannot be written, or if the system refuses.
     pub fn build(self) -> Result<Pool> {
-        let os = |error| Error::os("keep an initializer", error);
         let initializer = self.initializer.transpose()?;
-        let initializer = initializer.map(|bytes| sealed(&bytes).map_err(os)).transpose()?;
+        let kept = |task: Arc<Task>| match sealed(&task.payload) {
+            Ok(fd) => Ok((fd, task)),
+            Err(error) => Err(Error::os("keep an initializer", error)),
+        };
+        let initializer = initializer.map(kept).transpose()?;
         let core = Arc::new(Core::new(self.processes)?);
         let staffing = Staffing { core: core.clone(), initializer, life: self.life };
         (0..self.processes).try_for_each(|seat| staffing.fill(seat))?;
@@ -159,7 +162,8 @@ impl Builder {
 /// Fills seats with workers.
 struct Staffing {
     core: Arc<Core>,
-    initializer: Option<OwnedFd>,
+    /// Its bytes, and what keeps the descriptors in them good.
+    initializer: Option<(OwnedFd, Arc<Task>)>,
     life: Option<u64>,
 }
 
@@ -168,7 +172,7 @@ impl Staffing {
         let Some(seating) = self.core.prepare(seat)? else { return Ok(()) };
         let (memory, event) = self.core.descriptors();
         let mut fds = vec![memory, event, seating.lifeline.as_fd()];
-        fds.extend(self.initializer.as_ref().map(AsFd::as_fd));
+        fds.extend(self.initializer.as_ref().map(|(fd, _)| fd.as_fd()));
         let child = again(&Role::Worker { seat, life: self.life }, &fds)?;
         self.core.seat(seating, Arc::new(child))
     }

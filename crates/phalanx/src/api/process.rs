@@ -9,26 +9,24 @@
 //! | `RETURNED` | the bytes after it are the result |
 //! | `FAILED` | the bytes after it tell how the task failed |
 
-use std::any::type_name;
 use std::fmt;
 use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read as _};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::failure::watch_panics;
-use super::start::{Role, again};
+use super::process_builder::ProcessBuilder;
 use super::task;
 use super::value::Value;
 use super::worker::{read_from, run as run_task};
+use crate::channel::Tickets;
 use crate::error::{Error, Result, WorkerDied};
 use crate::pool::Outcome;
 use crate::process::{Child, Exit};
-use crate::sys::again::scratch;
-use crate::sys::code::Captures;
-use crate::sys::socket::sealed;
 
 const RETURNED: u8 = 1;
 const FAILED: u8 = 2;
@@ -53,15 +51,20 @@ const PANICKED: i32 = 101;
 /// and it outlives its parent. (Workers of a [`Pool`](crate::Pool) do not.) It leaves no zombie: one
 /// that was dropped is reaped when the next is spawned.
 pub struct Process<R> {
-    child: Option<Child>,
+    pub(super) child: Option<Child>,
     /// Where its result is.
-    output: File,
-    task: &'static str,
-    result: PhantomData<fn() -> R>,
+    pub(super) output: File,
+    pub(super) task: &'static str,
+    /// For the descriptors in its argument.
+    pub(super) tickets: Tickets,
+    pub(super) stdin: Option<PipeWriter>,
+    pub(super) stdout: Option<PipeReader>,
+    pub(super) stderr: Option<PipeReader>,
+    pub(super) result: PhantomData<fn() -> R>,
 }
 
 /// Processes that were dropped while they ran.
-static DROPPED: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+static DROPPED: Mutex<Vec<(Child, Tickets)>> = Mutex::new(Vec::new());
 
 impl<R: Value> Process<R> {
     /// Starts a process that calls `task` with `argument`.
@@ -75,13 +78,7 @@ impl<R: Value> Process<R> {
         F: Fn(A) -> R + Copy + Send + Sync + 'static,
         A: Value,
     {
-        let () = Captures::<F>::NOTHING;
-        dropped().retain(|child| matches!(child.try_exit(), Ok(None)));
-        let payload = task::call(task, argument)?;
-        let payload = sealed(&payload).map_err(|e| Error::os("keep an argument", e))?;
-        let output = scratch().map_err(|e| Error::os("make room for a result", e))?;
-        let child = again(&Role::Process, &[payload.as_fd(), output.as_fd()])?;
-        Ok(Self { child: Some(child), output, task: type_name::<F>(), result: PhantomData })
+        Process::builder().spawn(task, argument)
     }
 
     /// Waits for the end of the process and returns what the task returned.
@@ -125,7 +122,31 @@ impl<R: Value> Process<R> {
     }
 }
 
+impl Process<()> {
+    /// A process that is described step by step: environment, directory, standard streams,
+    /// niceness, CPUs, limits.
+    pub fn builder() -> ProcessBuilder {
+        ProcessBuilder::default()
+    }
+}
+
 impl<R> Process<R> {
+    /// The other end of the standard input, if it was to be [piped](crate::Stdio::piped) and was
+    /// not taken yet.
+    pub fn take_stdin(&mut self) -> Option<PipeWriter> {
+        self.stdin.take()
+    }
+
+    /// The other end of the standard output, as [`take_stdin`](Self::take_stdin).
+    pub fn take_stdout(&mut self) -> Option<PipeReader> {
+        self.stdout.take()
+    }
+
+    /// The other end of the standard error, as [`take_stdin`](Self::take_stdin).
+    pub fn take_stderr(&mut self) -> Option<PipeReader> {
+        self.stderr.take()
+    }
+
     fn child(&self) -> &Child {
         self.child.as_ref().expect("taken by drop only")
     }
@@ -168,11 +189,16 @@ impl<R> fmt::Debug for Process<R> {
 impl<R> Drop for Process<R> {
     fn drop(&mut self) {
         let running = self.child.take().filter(|child| matches!(child.try_exit(), Ok(None)));
-        dropped().extend(running);
+        dropped().extend(running.map(|child| (child, std::mem::take(&mut self.tickets))));
     }
 }
 
-fn dropped() -> std::sync::MutexGuard<'static, Vec<Child>> {
+/// Reaps those of the dropped that have ended.
+pub(super) fn reap_dropped() {
+    dropped().retain(|(child, _)| matches!(child.try_exit(), Ok(None)));
+}
+
+fn dropped() -> std::sync::MutexGuard<'static, Vec<(Child, Tickets)>> {
     DROPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -182,6 +208,13 @@ pub(super) fn run(fds: Vec<OwnedFd>) -> Result<i32> {
     let (Some(payload), Some(output)) = (fds.next(), fds.next()) else {
         return Err(Error::corrupt("a process's orders"));
     };
+    if let Some(mut ready) = fds.next() {
+        // Nothing comes if the parent could not set us up, or has ended.
+        let mut byte = [0];
+        if ready.read_exact(&mut byte).is_err() {
+            return Ok(1);
+        }
+    }
     let bytes = read_from(&payload, 0, None)?;
     drop(payload);
     watch_panics(false);

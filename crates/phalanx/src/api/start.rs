@@ -5,7 +5,7 @@
 //! numbers of the descriptors that it was given. [`init`] takes the variable out again before
 //! anybody can inherit it.
 
-use std::ffi::CString;
+use std::ffi::{CString, OsString};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::MetadataExt;
@@ -18,6 +18,7 @@ use super::{process, worker};
 use crate::error::{Error, Result};
 use crate::process::Child;
 use crate::sys::again::take_variable;
+use crate::sys::child::Surroundings;
 use crate::sys::socket::adopt;
 
 const VARIABLE: &str = "PHALANX_CHILD";
@@ -30,7 +31,8 @@ static READY: AtomicBool = AtomicBool::new(false);
 pub(crate) enum Role {
     /// Serve in a pool. Descriptors: memory, event, lifeline, and the initializer if there is one.
     Worker { seat: usize, life: Option<u64> },
-    /// Run one task. Descriptors: its payload, and where its result goes.
+    /// Run one task. Descriptors: its payload, where its result goes, and, if it is to wait until
+    /// it has been set up, the pipe that says so.
     Process,
 }
 
@@ -68,6 +70,16 @@ pub fn init() {
 
 /// Starts this program again, to be what `role` says, with copies of the descriptors.
 pub(crate) fn again(role: &Role, fds: &[BorrowedFd<'_>]) -> Result<Child> {
+    again_in(role, fds, env::vars_os(), &Surroundings::default())
+}
+
+/// As [`again`], with another environment and other surroundings.
+pub(crate) fn again_in(
+    role: &Role,
+    fds: &[BorrowedFd<'_>],
+    environment: impl Iterator<Item = (OsString, OsString)>,
+    surroundings: &Surroundings<'_>,
+) -> Result<Child> {
     if !READY.load(Ordering::Acquire) {
         return Err(Error::invalid(
             "phalanx::init() has not been called: make it the first line of `main`, for a worker is \
@@ -76,12 +88,13 @@ pub(crate) fn again(role: &Role, fds: &[BorrowedFd<'_>]) -> Result<Child> {
     }
     let numbers: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let arguments: Vec<_> = env::args_os().map(|each| c_string(each.into_vec())).collect();
-    let inherited = env::vars_os().filter(|(name, _)| name != VARIABLE);
-    let mut environment: Vec<_> = inherited
+    let mut environment: Vec<_> = environment
+        .filter(|(name, _)| name != VARIABLE)
         .map(|(name, value)| c_string([&name.into_vec()[..], b"=", &value.into_vec()].concat()))
         .collect();
     environment.push(c_string(format!("{VARIABLE}={}", orders(role, &numbers)?).into_bytes()));
-    Child::spawn(c"/proc/self/exe", &arguments, Some(&environment), &numbers)
+    let program = c"/proc/self/exe";
+    Child::spawn_in(program, &arguments, Some(&environment), &numbers, surroundings)
 }
 
 /// From the system, so there is no NUL in it.

@@ -87,10 +87,10 @@ where
     }
 
     fn send(&mut self, item: A) -> Result<()> {
-        let payload = task::call(self.function, item)?;
+        let task = task::call(self.function, item)?;
         let Some(hold) = &self.hold else { return Ok(()) };
-        self.bytes += payload.len();
-        hold.submit(&self.group, self.submitted, task::task(payload))?;
+        self.bytes += task.payload.len();
+        hold.submit(&self.group, self.submitted, task)?;
         self.submitted += 1;
         Ok(())
     }

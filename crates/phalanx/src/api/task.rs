@@ -4,7 +4,8 @@ use std::any::type_name;
 use std::marker::PhantomData;
 
 use super::failure::Failure;
-use super::value::{Value, decode, decode_all, encode, encode_all};
+use super::value::{Reason, Value, decode, decode_all, encode, encode_all};
+use crate::channel::Scope;
 use crate::error::{Error, Result};
 use crate::pool::{Outcome, Task};
 use crate::sys::code::{Place, Reply, Shape};
@@ -30,41 +31,42 @@ impl<F: Fn(A) -> R, A: Value, R: Value> Shape<F> for Each<A, R> {
     }
 }
 
-/// The bytes that have `function` called with `argument`.
-pub(crate) fn call<F, A, R>(function: F, argument: A) -> Result<Vec<u8>>
+/// What has `function` called with `argument`.
+pub(crate) fn call<F, A, R>(function: F, argument: A) -> Result<Task>
 where
     F: Fn(A) -> R + Copy + 'static,
     A: Value,
     R: Value,
 {
     let place = Place::of::<F, One<A, R>>(function);
-    finish(encode(argument, Place::LEN), place, type_name::<F>())
+    finish(|| encode(argument, Place::LEN), place, type_name::<F>())
 }
 
-/// The bytes that have `function` called with each of `items`.
-pub(crate) fn call_each<F, A, R>(function: F, items: Vec<A>) -> Result<Vec<u8>>
+/// What has `function` called with each of `items`.
+pub(crate) fn call_each<F, A, R>(function: F, items: Vec<A>) -> Result<Task>
 where
     F: Fn(A) -> R + Copy + 'static,
     A: Value,
     R: Value,
 {
     let place = Place::of::<F, Each<A, R>>(function);
-    finish(encode_all(items, Place::LEN), place, type_name::<F>())
+    finish(|| encode_all(items, Place::LEN), place, type_name::<F>())
 }
 
 /// The place goes last, so that bytes in front of it need not be moved when they are taken over.
 fn finish(
-    argument: std::result::Result<Vec<u8>, String>,
+    write: impl FnOnce() -> std::result::Result<Vec<u8>, Reason>,
     place: Option<Place>,
     task: &str,
-) -> Result<Vec<u8>> {
+) -> Result<Task> {
     let place = place.ok_or_else(|| {
         Error::invalid(format!("`{task}` is in a library: a task must be in the program itself"))
     })?;
-    let mut bytes = argument
-        .map_err(|why| Error::codec("write an argument", format!("for `{task}`: {why}")))?;
-    bytes.extend_from_slice(&place.to_bytes());
-    Ok(bytes)
+    let (payload, tickets) = Scope::Held(Vec::new()).run(write);
+    let mut payload =
+        payload.map_err(|why| Error::codec("write an argument", format!("for `{task}`: {why}")))?;
+    payload.extend_from_slice(&place.to_bytes());
+    Ok(Task { tickets, ..Task::new(None, 0, payload) })
 }
 
 /// Runs what [`call`] or [`call_each`] wrote.
@@ -73,11 +75,6 @@ pub(crate) fn run(mut bytes: Vec<u8>) -> Reply {
     let entry = entry.ok_or_else(|| Failure::Place.to_bytes())?;
     bytes.truncate(bytes.len() - Place::LEN);
     entry(bytes)
-}
-
-/// For the engine.
-pub(crate) fn task(payload: Vec<u8>) -> Task {
-    Task { code: None, shape: 0, payload }
 }
 
 /// The bytes of a result, or what the caller of `task` is told.

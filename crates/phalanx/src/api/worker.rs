@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::failure::{Failure, caught, watch_panics};
 use super::task;
+use crate::channel::Scope;
 use crate::error::{Error, Result};
 use crate::pool::{Duty, Worker};
 use crate::sys::code::Reply;
@@ -30,7 +31,8 @@ pub(super) fn serve(seat: usize, life: Option<u64>, fds: Vec<OwnedFd>) -> Result
     worker.ready(life);
     loop {
         match worker.duty()? {
-            Duty::Run(_, _, payload) => match run(payload) {
+            // A descriptor in a result is kept until the owner reads it.
+            Duty::Run(_, _, payload) => match Scope::Once.run(|| run(payload)).0 {
                 Ok(result) => worker.finish(true, &result),
                 Err(failure) => worker.finish(false, &failure),
             },

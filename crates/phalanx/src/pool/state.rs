@@ -116,7 +116,7 @@ impl State {
     }
 
     fn freight(tasks: &Slab<Entry>, id: u64) -> Option<Freight<'_>> {
-        let Task { code, shape, payload } = &Self::entry(tasks, id)?.task;
+        let Task { code, shape, payload, .. } = &Self::entry(tasks, id)?.task;
         Some(Freight { code: code.as_ref(), shape: *shape, payload })
     }
 

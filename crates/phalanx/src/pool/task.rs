@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::channel::Tickets;
 use crate::error::{Error, WorkerDied};
 
 /// Code that tasks run, as the runner of a worker understands it: sent to each worker once.
@@ -37,6 +38,16 @@ pub struct Task {
     pub shape: u8,
     /// The arguments.
     pub payload: Vec<u8>,
+    /// For the descriptors in the payload, until the task has ended.
+    pub(crate) tickets: Tickets,
+}
+
+impl Task {
+    /// A task whose payload holds no descriptors.
+    #[must_use]
+    pub fn new(code: Option<Arc<Code>>, shape: u8, payload: Vec<u8>) -> Self {
+        Self { code, shape, payload, tickets: Tickets::default() }
+    }
 }
 
 /// How a task ended.

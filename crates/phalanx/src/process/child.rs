@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::exit::Exit;
 use super::template::Link;
 use crate::error::{Error, Result};
-use crate::sys::child as os;
+use crate::sys::child::{self as os, Surroundings};
 use crate::sys::fork;
 use crate::sys::socket::wait_readable;
 
@@ -70,8 +70,19 @@ impl Child {
         env: Option<&[CString]>,
         fds: &[RawFd],
     ) -> Result<Self> {
-        let pid = os::spawn(path, args, env, fds).map_err(|e| Error::os("run a program", e))?;
-        Self::of_pid(pid)
+        Self::spawn_in(path, args, env, fds, &Surroundings::default())
+    }
+
+    /// As [`spawn`](Self::spawn), with other surroundings than ours.
+    pub(crate) fn spawn_in(
+        path: &CStr,
+        args: &[CString],
+        env: Option<&[CString]>,
+        fds: &[RawFd],
+        surroundings: &Surroundings<'_>,
+    ) -> Result<Self> {
+        let pid = os::spawn(path, args, env, fds, surroundings);
+        Self::of_pid(pid.map_err(|e| Error::os("run a program", e))?)
     }
 
     /// Its process id.

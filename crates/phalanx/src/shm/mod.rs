@@ -4,19 +4,27 @@
 //! Every structure here takes its storage from outside: memory of this process in tests, a
 //! [`Mapping`](crate::sys::Mapping) in production. What is read from it is input.
 
+#[cfg(not(loom))]
+mod arena;
 mod atomic;
 mod bell;
 mod claim;
 #[cfg(not(loom))]
 mod lease;
+#[cfg(not(loom))]
+mod placed;
 mod ring;
 #[cfg(not(loom))]
 mod seat;
 
+#[cfg(not(loom))]
+pub(crate) use arena::{Block, Place};
 pub(crate) use bell::{Bell, Sleeper};
 pub(crate) use claim::Claim;
 #[cfg(not(loom))]
 pub(crate) use lease::Lease;
+#[cfg(not(loom))]
+pub(crate) use placed::{Placed, Words};
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};

@@ -57,7 +57,15 @@ impl Memory {
         match *self {}
     }
 
+    pub(crate) fn identity(&self) -> io::Result<(u64, u64, usize)> {
+        match *self {}
+    }
+
     pub(crate) fn map(&self, offset: usize, len: usize) -> io::Result<Mapping> {
+        match *self {}
+    }
+
+    pub(crate) fn map_inherited(&self, offset: usize, len: usize) -> io::Result<Mapping> {
         match *self {}
     }
 }
@@ -74,6 +82,44 @@ pub(crate) enum Mapping {}
 impl Mapping {
     pub(crate) fn start(&self) -> NonNull<u8> {
         match *self {}
+    }
+}
+
+/// A process by its pid alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct ProcessId(std::num::NonZeroU64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Alive,
+    Ended(Option<i32>),
+}
+
+impl ProcessId {
+    pub(crate) fn own() -> Self {
+        let pid = std::num::NonZeroU64::new(std::process::id().into());
+        Self(pid.expect("a process's pid is not 0"))
+    }
+
+    pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        std::num::NonZeroU64::new(bits).map(Self)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0.get()
+    }
+
+    pub(crate) fn pid(self) -> u32 {
+        self.bits() as u32
+    }
+
+    /// Nobody is seen to end: no word of another process's can be reached.
+    pub(crate) fn fate(self) -> Fate {
+        Fate::Alive
+    }
+
+    pub(crate) fn is_alive(self) -> bool {
+        true
     }
 }
 
@@ -144,6 +190,23 @@ pub(crate) mod fork {
         0
     }
 
+    pub(crate) fn children() -> u64 {
+        0
+    }
+
+    /// State of one thread at a time; what a fork finds is not looked after.
+    pub(crate) struct Whole<T>(std::sync::Mutex<T>);
+
+    impl<T> Whole<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(std::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn with<R>(&self, call: impl FnOnce(&mut T) -> R) -> R {
+            call(&mut self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+        }
+    }
+
     /// A descriptor that a forked child keeps all the same.
     #[derive(Debug)]
     pub(crate) struct ForkClosed(OwnedFd);
@@ -208,11 +271,18 @@ pub(crate) mod child {
     /// Touches no process: none is ours.
     pub(crate) fn kill_and_reap(pid: u32) {}
 
+    #[derive(Debug, Default)]
+    pub(crate) struct Surroundings<'a> {
+        pub(crate) directory: Option<&'a CStr>,
+        pub(crate) streams: [Option<BorrowedFd<'a>>; 3],
+    }
+
     pub(crate) fn spawn(
         path: &CStr,
         args: &[CString],
         env: Option<&[CString]>,
         keep: &[RawFd],
+        surroundings: &Surroundings<'_>,
     ) -> io::Result<u32> {
         unsupported()
     }
@@ -277,6 +347,60 @@ pub(crate) mod socket {
     }
 
     pub(crate) fn adopt(fd: RawFd) -> io::Result<OwnedFd> {
+        unsupported()
+    }
+}
+
+pub(crate) mod limits {
+    use super::*;
+
+    /// What [`limit`] limits.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    #[non_exhaustive]
+    pub enum Resource {
+        /// Bytes of address space (RLIMIT_AS): allocations beyond it fail.
+        Memory,
+        /// Seconds of processor time (RLIMIT_CPU): SIGXCPU ends the process then.
+        CpuTime,
+        /// Descriptors (RLIMIT_NOFILE): one more than the highest number.
+        OpenFiles,
+        /// Bytes of a file that the process writes (RLIMIT_FSIZE): SIGXFSZ ends it beyond.
+        FileSize,
+        /// Bytes of a core file (RLIMIT_CORE); 0 for none.
+        CoreSize,
+        /// Processes and threads of its user (RLIMIT_NPROC).
+        Processes,
+        /// Bytes of the main thread's stack (RLIMIT_STACK).
+        Stack,
+        /// Bytes of memory that is kept from being swapped (RLIMIT_MEMLOCK).
+        LockedMemory,
+    }
+
+    pub(crate) fn set_niceness(pid: u32, niceness: i32) -> io::Result<()> {
+        unsupported()
+    }
+
+    pub(crate) fn set_cpus(pid: u32, cpus: &[usize]) -> io::Result<()> {
+        unsupported()
+    }
+
+    pub(crate) fn limit(pid: u32, resource: Resource, most: u64) -> io::Result<()> {
+        unsupported()
+    }
+}
+
+pub(crate) mod rendezvous {
+    use super::*;
+
+    pub(crate) fn listen() -> io::Result<(OwnedFd, Vec<u8>)> {
+        unsupported()
+    }
+
+    pub(crate) fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
+        unsupported()
+    }
+
+    pub(crate) fn meet(name: &[u8]) -> io::Result<OwnedFd> {
         unsupported()
     }
 }

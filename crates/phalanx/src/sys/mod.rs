@@ -10,9 +10,13 @@
 //! | `monotonic` | the time, the same for all processes | clock_gettime(2) |
 //! | `Memory`, `Mapping` | anonymous memory with a descriptor, and a view of it | memfd_create(2), mmap(2) |
 //! | `Event`, `Poller` | a counter to wait for among descriptors | eventfd(2), epoll(7) |
+//! | `ProcessId`, `Fate` | a process, told from later bearers of its pid | proc_pid_stat(5) |
 //! | `fork::{generation, ForkClosed}` | what a forked child must not keep | pthread_atfork(3) |
+//! | `fork::{children, Whole}` | who may know a thing; state that a fork finds whole | pthread_atfork(3) |
 //! | `lifeline`, `die_with_owner` | a worker that ends with its owner | pipe(7), F_SETSIG in fcntl(2) |
 //! | `child::*` | start, watch, signal and reap a process | posix_spawn(3), pidfd_open(2), waitid(2) |
+//! | `rendezvous::*` | meeting a process of the same user | abstract sockets, unix(7) |
+//! | `limits::*` | what a process may use | setpriority(2), sched_setaffinity(2), prlimit(2) |
 //! | `socket::*` | messages with descriptors between relatives | socketpair(2), SCM_RIGHTS in unix(7) |
 //! | `code::*` | a function's place in the executable | the anchor's address |
 //! | `again::*` | a program that runs itself again | memfd_create(2), `.init_array` |

@@ -1,6 +1,7 @@
 //! The integration tests, in one binary: one file a promise.
 
 mod alone;
+mod builder;
 mod child;
 mod deaths;
 mod imap;

@@ -1,11 +1,13 @@
 //! Values arrive as they were sent, or the error says what could not be.
 
 use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
 
-use phalanx::{Pool, Process};
+use phalanx::{Descriptor, Pool, Process};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
-use crate::alone::alone;
+use crate::alone::{alone, eventually};
 
 const BIG: usize = 100 << 20;
 
@@ -111,5 +113,74 @@ fn a_value_that_cannot_travel_is_an_error_that_names_it() {
             results.iter().map(Result::is_ok).collect::<Vec<_>>(),
             [true, false, false, true]
         );
+    });
+}
+
+/// A pipe's two ends.
+fn pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    std::io::pipe().unwrap()
+}
+
+#[test]
+fn a_descriptor_travels_to_a_task_and_back() {
+    alone(|| {
+        let write = |(descriptor, text): (Descriptor, String)| {
+            let mut file = descriptor.into::<std::fs::File>();
+            file.write_all(text.as_bytes()).unwrap();
+            Descriptor::from(file)
+        };
+        let pool = Pool::new(2).unwrap();
+        let (mut reader, writer) = pipe();
+        let writer = Descriptor::from(writer);
+        let copies = (0..3).map(|_| writer.as_fd().try_clone_to_owned().unwrap().into());
+        let items: Vec<(Descriptor, String)> = copies.map(|copy| (copy, "one ".into())).collect();
+        let back = pool.map(write, items).unwrap();
+        drop(writer);
+        for descriptor in back {
+            descriptor.into::<std::fs::File>().write_all(b"two ").unwrap();
+        }
+        pool.join().unwrap();
+        let mut text = String::new();
+        // It ends: nobody has kept a copy.
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "one one one two two two ");
+    });
+}
+
+#[test]
+fn a_descriptor_sent_to_a_process_is_kept_for_it_and_no_longer() {
+    alone(|| {
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let before = descriptors();
+        let (mut reader, writer) = pipe();
+        let (begun, mut beginning) = pipe();
+        let wait = |(begin, writer): (Descriptor, Descriptor)| {
+            begin.into::<std::fs::File>().read_to_end(&mut Vec::new()).unwrap();
+            writer.into::<std::fs::File>().write_all(b"late").unwrap();
+        };
+        // Dropped before it can have read its argument.
+        drop(Process::spawn(wait, (begun.into(), writer.into())).unwrap());
+        beginning.write_all(b"now").unwrap();
+        drop(beginning);
+        let mut text = [0; 4];
+        reader.read_exact(&mut text).unwrap();
+        assert_eq!(&text, b"late");
+        eventually(
+            || {
+                // Whoever spawns next sees to those that have ended.
+                Process::spawn(|()| (), ()).unwrap().join().unwrap();
+                descriptors() == before + 1
+            },
+            || "a copy that nobody closes".into(),
+        );
+    });
+}
+
+#[test]
+fn a_descriptor_cannot_be_the_result_of_a_process_that_ends() {
+    alone(|| {
+        let open = |()| Descriptor::from(std::fs::File::open("/dev/null").unwrap());
+        let error = Process::spawn(open, ()).unwrap().join().unwrap_err();
+        assert!(error.to_string().contains("descriptor"), "{error}");
     });
 }

@@ -3,11 +3,11 @@
 use std::ffi::{CStr, CString, OsString};
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::{fs, ptr};
 
-use rustix::io::{FdFlags, fcntl_getfd};
+use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions, kill_process, pidfd_open,
     pidfd_send_signal, waitid, waitpid,
@@ -58,6 +58,14 @@ pub(crate) fn kill_and_reap(pid: u32) {
     }
 }
 
+/// Where a program runs, if not where we do.
+#[derive(Debug, Default)]
+pub(crate) struct Surroundings<'a> {
+    pub(crate) directory: Option<&'a CStr>,
+    /// What it has as standard input, output and error.
+    pub(crate) streams: [Option<BorrowedFd<'a>>; 3],
+}
+
 /// Runs the program `path` in a new process; without `env`, in our environment.
 ///
 /// The descriptors `keep` stay open there at their numbers, with 0, 1 and 2; all others are closed.
@@ -67,6 +75,7 @@ pub(crate) fn spawn(
     args: &[CString],
     env: Option<&[CString]>,
     keep: &[RawFd],
+    surroundings: &Surroundings<'_>,
 ) -> io::Result<u32> {
     let inherited;
     let env = match env {
@@ -83,6 +92,19 @@ pub(crate) fn spawn(
     for &fd in keep {
         fcntl_getfd(borrow(fd)?)?; // EBADF here, where the caller learns of it
         actions.keep(fd)?;
+    }
+    if let Some(directory) = surroundings.directory {
+        actions.change_directory(directory)?;
+    }
+    // Copies above 2 come first: a stream may be meant to become another one.
+    let mut streams = Vec::new();
+    for (number, stream) in (0..).zip(&surroundings.streams) {
+        if let Some(stream) = stream {
+            streams.push((number, fcntl_dupfd_cloexec(stream, 3)?));
+        }
+    }
+    for (number, stream) in &streams {
+        actions.copy(stream.as_raw_fd(), *number)?;
     }
     let attributes = Attributes::new()?;
     let (args, env) = (pointers(args), pointers(env));
@@ -149,8 +171,17 @@ impl FileActions {
 
     /// A copy onto itself, which the C library takes as an order to clear close-on-exec.
     fn keep(&mut self, fd: RawFd) -> io::Result<()> {
+        self.copy(fd, fd)
+    }
+
+    fn copy(&mut self, from: RawFd, to: RawFd) -> io::Result<()> {
         // SAFETY: initialised by `new`.
-        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut self.0, fd, fd) })
+        check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut self.0, from, to) })
+    }
+
+    fn change_directory(&mut self, path: &CStr) -> io::Result<()> {
+        // SAFETY: initialised by `new`; the path, which ends with NUL, is copied.
+        check(unsafe { libc::posix_spawn_file_actions_addchdir_np(&raw mut self.0, path.as_ptr()) })
     }
 }
 

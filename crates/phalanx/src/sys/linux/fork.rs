@@ -6,12 +6,18 @@
 //! the registry is a list of slots that are claimed and freed by single stores, and never shrinks.
 //! A fork that falls between the birth of a descriptor and its claim leaves a copy in that child.
 
+use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Once, OnceLock};
 
+use super::{futex, identity};
+
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+/// How many children this process has forked off.
+static CHILDREN: AtomicU64 = AtomicU64::new(0);
+static GATE: Gate = Gate(AtomicU32::new(OPEN));
 static REGISTRY: Chunk = Chunk::new();
 
 /// How many forks lie between this process and the one that loaded the library.
@@ -21,15 +27,36 @@ static REGISTRY: Chunk = Chunk::new();
 pub(crate) fn generation() -> u32 {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
-        // SAFETY: the handler only uses atomics and close(2), which may run in a forked child.
-        let failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
+        // SAFETY: the handlers only use atomics, futex(2) and close(2), which may run in a forked
+        // child.
+        let failed =
+            unsafe { libc::pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
         assert!(failed == 0, "no memory for a fork handler");
     });
     GENERATION.load(Ordering::Relaxed)
 }
 
+/// How many children this process has forked off: what was made since the last cannot be known
+/// to any of them.
+pub(crate) fn children() -> u64 {
+    generation(); // registers the handlers
+    CHILDREN.load(Ordering::Relaxed)
+}
+
+extern "C" fn before_fork() {
+    GATE.close();
+    CHILDREN.fetch_add(1, Ordering::Relaxed);
+}
+
+extern "C" fn in_parent() {
+    GATE.open();
+}
+
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    CHILDREN.store(0, Ordering::Relaxed);
+    identity::forget();
+    GATE.open(); // nobody waits at the child's copy: it has no other threads
     let mut chunk = Some(&REGISTRY);
     while let Some(Chunk { slots, next }) = chunk {
         for slot in slots {
@@ -41,6 +68,63 @@ extern "C" fn in_child() {
             }
         }
         chunk = next.get().map(|next| &**next);
+    }
+}
+
+/// State of the process that a fork finds whole: whoever forks waits for those inside.
+///
+/// Short and simple work only, without a second `with`, a fork or foreign code inside.
+pub(crate) struct Whole<T>(UnsafeCell<T>);
+
+// SAFETY: the inside is reached through the gate, by one thread at a time.
+unsafe impl<T: Send> Sync for Whole<T> {}
+
+impl<T> Whole<T> {
+    pub(crate) const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    /// Runs `call` alone.
+    pub(crate) fn with<R>(&self, call: impl FnOnce(&mut T) -> R) -> R {
+        struct Inside;
+        impl Drop for Inside {
+            fn drop(&mut self) {
+                GATE.open();
+            }
+        }
+        generation(); // registers the handlers
+        GATE.close();
+        let _inside = Inside;
+        // SAFETY: the gate is closed behind us, and `call` does not outlive this function.
+        call(unsafe { &mut *self.0.get() })
+    }
+}
+
+const OPEN: u32 = 0;
+const CLOSED: u32 = 1;
+/// Closed, and perhaps somebody sleeps in front of it.
+const AWAITED: u32 = 2;
+
+/// A lock that needs no guard, so that it can be closed in one fork handler and opened in another.
+///
+/// The three states are those of "Mutex, Take 2" (Drepper, Futexes Are Tricky).
+struct Gate(AtomicU32);
+
+impl Gate {
+    fn close(&self) {
+        // Acquire: pairs with the Release in `open`.
+        if self.0.compare_exchange(OPEN, CLOSED, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            while self.0.swap(AWAITED, Ordering::Acquire) != OPEN {
+                futex::wait(&self.0, AWAITED, None);
+            }
+        }
+    }
+
+    fn open(&self) {
+        // Release: pairs with the Acquire in `close`.
+        if self.0.swap(OPEN, Ordering::Release) == AWAITED {
+            futex::wake(&self.0);
+        }
     }
 }
 

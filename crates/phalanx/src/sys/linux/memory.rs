@@ -46,10 +46,28 @@ impl Memory {
         self.len
     }
 
+    /// Tells this memory from all others that exist now, by whichever descriptor it is seen.
+    ///
+    /// The kernel counts its anonymous files in 32 bits; that two of the same length and 4 billion
+    /// apart meet in one process is not guarded against.
+    pub(crate) fn identity(&self) -> io::Result<(u64, u64, usize)> {
+        let stat = rustix::fs::fstat(&self.fd)?;
+        Ok((stat.st_dev, stat.st_ino, self.len))
+    }
+
     /// Maps `len` bytes from `offset`, both multiples of the page size.
     ///
     /// The view is not inherited by fork: a child that wants one maps its own.
     pub(crate) fn map(&self, offset: usize, len: usize) -> io::Result<Mapping> {
+        let mut mapping = self.map_inherited(offset, len)?;
+        mapping.generation = Some(fork::generation());
+        // SAFETY: the range is the mapping that we have just made.
+        unsafe { madvise(mapping.start.as_ptr().cast::<c_void>(), len, Advice::LinuxDontFork) }?;
+        Ok(mapping)
+    }
+
+    /// As [`map`](Self::map), for a view that a forked child has too.
+    pub(crate) fn map_inherited(&self, offset: usize, len: usize) -> io::Result<Mapping> {
         if len == 0 || offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a view outside its memory"));
         }
@@ -59,10 +77,7 @@ impl Memory {
             mmap(ptr::null_mut(), len, access, MapFlags::SHARED, &self.fd, offset as u64)
         }?;
         let start = NonNull::new(start.cast()).expect("mmap does not return null");
-        let mapping = Mapping { start, len, generation: fork::generation() };
-        // SAFETY: the range is the mapping that we have just made.
-        unsafe { madvise(start.as_ptr().cast::<c_void>(), len, Advice::LinuxDontFork) }?;
-        Ok(mapping)
+        Ok(Mapping { start, len, generation: None })
     }
 }
 
@@ -77,8 +92,9 @@ impl AsFd for Memory {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
-    /// A forked child has no such mapping, only this value; it must not unmap what it does not have.
-    generation: u32,
+    /// Of a view that is not inherited: a forked child has no such mapping, only this value, and
+    /// must not unmap what it does not have.
+    generation: Option<u32>,
 }
 
 // SAFETY: a mapping belongs to the process, not to a thread; what is in it is reached through
@@ -95,7 +111,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if self.generation == fork::generation() {
+        if self.generation.is_none_or(|generation| generation == fork::generation()) {
             // SAFETY: the range is ours, and nothing can reach it after this.
             let _ = unsafe { munmap(self.start.as_ptr().cast::<c_void>(), self.len) };
         }

@@ -7,14 +7,18 @@ pub(crate) mod code;
 mod event;
 pub(crate) mod fork;
 pub(crate) mod futex;
+mod identity;
 mod lifeline;
+pub(crate) mod limits;
 mod memory;
+pub(crate) mod rendezvous;
 mod signals;
 pub(crate) mod socket;
 
 pub(crate) use clock::monotonic;
 pub(crate) use event::{Event, Poller};
 pub(crate) use fork::ForkClosed;
+pub(crate) use identity::{Fate, ProcessId};
 pub(crate) use lifeline::{die_with_owner, lifeline};
 pub(crate) use memory::{Mapping, Memory, trim};
 pub(crate) use signals::block_signals;

@@ -1,0 +1,60 @@
+//! A structure of shared words, in a [`Block`].
+
+use std::io;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+
+use super::arena::{Block, GRAIN, Place};
+
+/// What can lie in memory that other processes write.
+///
+/// # Safety
+///
+/// Every bit pattern is a valid value, and all zeros the initial one; whatever a shared reference
+/// allows goes through atomics or raw pointers; the alignment is at most [`GRAIN`].
+pub(crate) unsafe trait Words: Send + Sync + 'static {}
+
+/// A `T` that other processes have too.
+#[derive(Debug)]
+pub(crate) struct Placed<T> {
+    block: Block,
+    words: PhantomData<T>,
+}
+
+impl<T: Words> Placed<T> {
+    /// A new one, all zeros.
+    ///
+    /// # Errors
+    ///
+    /// If there is no descriptor or no memory for one more arena.
+    pub(crate) fn new() -> io::Result<Self> {
+        const { assert!(align_of::<T>() <= GRAIN) };
+        Ok(Self { block: Block::new(size_of::<T>())?, words: PhantomData })
+    }
+
+    /// The one that another process made.
+    ///
+    /// # Errors
+    ///
+    /// If the descriptor is not that of an arena, or there is no room for a `T` at that offset.
+    pub(crate) fn open(fd: OwnedFd, offset: usize) -> io::Result<Self> {
+        Ok(Self { block: Block::open(fd, offset, size_of::<T>())?, words: PhantomData })
+    }
+
+    /// Where it is, for [`open`](Self::open) in another process.
+    pub(crate) fn expose(&self) -> Place<'_> {
+        self.block.expose()
+    }
+}
+
+impl<T: Words> Deref for Placed<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        let start = self.block.start().cast::<T>();
+        // SAFETY: the block has room for a `T`, aligned and mapped as long as `self` lives;
+        // whatever other processes write there is a valid `T`, by `Words`.
+        unsafe { start.as_ref() }
+    }
+}

@@ -98,6 +98,8 @@ mod sys;
 pub use api::{
     Builder, Descriptor, Handle, Imap, Pool, Process, ProcessBuilder, Stdio, Value, init,
 };
+#[cfg(not(loom))]
+pub use channel::connection;
 pub use error::{Error, Result, WorkerDied};
 pub use process::Exit;
 pub use sys::limits::Resource;

@@ -21,7 +21,8 @@ What each wrong argument gets
     a descriptor that is not open                         ``OSError`` (``EBADF``)
     a timeout that is not a number                        ``TypeError``, ``ValueError`` for nan
     `wait` for an object without a descriptor             ``ValueError``
-    a family or an address that is none                   ``ValueError``
+    a family, or a pipe's address, of another system      ``ValueError``
+    an address that is neither tuple nor text             ``TypeError``
     an authkey that is not bytes                          ``TypeError``
     the wrong authkey                                     ``AuthenticationError`` on both sides
     ===================================================== =========================================
@@ -139,8 +140,8 @@ class Listener:
     wait to be accepted. With an ``authkey``, each side has to show the other that it has it.
 
     Raises:
-        ValueError: the family or the address is not known.
-        TypeError: the authkey is not bytes.
+        ValueError: the family is not known.
+        TypeError: the authkey is not bytes, or the address neither tuple nor text.
         OSError: the address is in use, or is not ours.
     """
 
@@ -210,8 +211,8 @@ def Client(address: Any, family: str | None = None, authkey: bytes | None = None
     """A connection to the `Listener` at ``address``.
 
     Raises:
-        ValueError: the family or the address is not known.
-        TypeError: the authkey is not bytes.
+        ValueError: the family is not known.
+        TypeError: the authkey is not bytes, or the address neither tuple nor text.
         OSError: nobody listens there; a ``ConnectionRefusedError`` as a rule.
         AuthenticationError: the other side has another key.
         EOFError: it has gone before it could show its key.

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeAlias, final
 
+from typing_extensions import disjoint_base
+
 __all__ = [
     "AsyncResult",
     "Child",
@@ -59,6 +61,7 @@ def child_of(pid: int) -> Child:
 def self_pidfd() -> int:
     """A descriptor of this process, for its children to see its end by; opened once, and kept."""
 
+@disjoint_base
 class Connection:
     """One end of a pipe or a connection; what `phalanx.connection.Connection` inherits from.
 

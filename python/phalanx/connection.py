@@ -51,18 +51,14 @@ import os
 import socket
 from multiprocessing import connection as _standard
 from multiprocessing import reduction, util
-from multiprocessing.connection import (
-    AuthenticationError,
-    BufferTooShort,
+from multiprocessing.connection import (  # type: ignore[attr-defined]
     ConnectionWrapper,
-    _ConnectionBase,  # type: ignore[attr-defined]
     _validate_family,
     address_type,
     answer_challenge,
     arbitrary_address,
     default_family,
     deliver_challenge,
-    families,
 )
 
 from phalanx import _phalanx
@@ -79,7 +75,7 @@ _ForkingPickler = reduction.ForkingPickler
 
 
 def __getattr__(name: str) -> Any:
-    # The rest, private names above all, differs from one Python to the next.
+    # What is not ours, private names above all, differs from one Python to the next.
     return getattr(_standard, name)
 
 
@@ -136,8 +132,9 @@ class Listener:
     """Waits for connections, at a socket that is bound to ``address``.
 
     An ``address`` is a tuple of host and port (``AF_INET``) or a path (``AF_UNIX``, or an abstract
-    one that begins with a zero); by default it is a fresh one of ``family``. ``backlog`` connections may
-    wait to be accepted. With an ``authkey``, each side has to show the other that it has it.
+    one that begins with a zero); by default it is a fresh one of ``family``. ``backlog``
+    connections may wait to be accepted. With an ``authkey``, each side has to show the other that
+    it has it.
 
     Raises:
         ValueError: the family is not known.
@@ -299,7 +296,7 @@ def _connection_of(connected: socket.socket) -> Connection:
 def _xml_dumps(obj: Any) -> bytes:
     import xmlrpc.client
 
-    text = xmlrpc.client.dumps((obj,), None, None, None, True)  # type: ignore[arg-type]
+    text = xmlrpc.client.dumps((obj,), None, None, None, True)
     return text.encode("utf-8")
 
 

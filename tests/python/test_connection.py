@@ -452,9 +452,9 @@ def test_a_descriptor_that_is_not_open_is_told():
 
 def test_a_close_by_another_thread_ends_a_call():
     one, other = phalanx.Pipe()
-    with other:
-        with meanwhile(close_when_asleep, one, threading.get_native_id()), pytest.raises(OSError):
-            one.recv()
+    closing = meanwhile(close_when_asleep, one, threading.get_native_id())
+    with other, closing, pytest.raises(OSError, match="Bad file descriptor"):
+        one.recv()
 
 
 def close_when_asleep(connection, thread):
@@ -555,8 +555,10 @@ def interruption():
 
     previous = signal.signal(signal.SIGUSR1, handler)
 
-    def interrupt(thread=threading.get_native_id()):
-        until_asleep(thread)
+    main = threading.get_native_id()
+
+    def interrupt():
+        until_asleep(main)
         signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
 
     yield lambda: meanwhile(interrupt)
@@ -754,9 +756,8 @@ def test_a_wrong_address_or_key_is_told(call, error):
 
 
 def test_an_address_in_use_is_told():
-    with ours.Listener(family="AF_INET") as listener:
-        with pytest.raises(OSError, match="in use"):
-            ours.Listener(listener.address)
+    with ours.Listener(family="AF_INET") as listener, pytest.raises(OSError, match="in use"):
+        ours.Listener(listener.address)
     with ours.Listener(family="AF_UNIX") as listener:
         with pytest.raises(OSError, match="in use"):
             ours.Listener(listener.address)

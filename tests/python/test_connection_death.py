@@ -30,6 +30,11 @@ def unread(fd: int) -> int:
     return struct.unpack("i", fcntl.ioctl(fd, SIOCOUTQ, b"\0" * 4))[0]
 
 
+def arrived(fd: int) -> int:
+    """How many bytes there are to read."""
+    return struct.unpack("i", fcntl.ioctl(fd, termios.FIONREAD, b"\0" * 4))[0]
+
+
 def until(condition):
     """Wait for something to be so."""
     deadline = time.monotonic() + PATIENCE
@@ -86,6 +91,7 @@ def test_a_death_between_messages_is_the_end_after_what_was_sent(ctx, duplex):
     with one, child(ctx, send_then_sleep, other, "first", b"x" * 10_000) as process:
         other.close()
         assert one.recv() == "first"
+        until(lambda: arrived(one.fileno()) > 10_000)
         kill(process)
         with at_once():
             assert one.poll(PATIENCE)
@@ -224,9 +230,9 @@ def dial_and_die(address, after):
 @pytest.mark.parametrize("after", [0, 2, 200])
 def test_a_client_that_dies_during_the_challenge_fails_one_accept(ctx, after):
     with ours.Listener(authkey=b"k") as listener:
-        with child(ctx, dial_and_die, listener.address, after):
-            with at_once(), pytest.raises((EOFError, BrokenPipeError)):
-                listener.accept()
+        dying = child(ctx, dial_and_die, listener.address, after)
+        with dying, at_once(), pytest.raises((EOFError, BrokenPipeError)):
+            listener.accept()
         answer = threading.Thread(target=dial, args=(listener.address,))
         answer.start()
         with listener.accept() as connection:
@@ -278,14 +284,16 @@ def test_a_dead_listener_refuses(ctx):
 
 
 def test_a_peer_over_tcp_that_dies_is_the_end(ctx):
-    with ours.Listener(family="AF_INET") as listener:
-        with child(ctx, dial_and_sleep, listener.address) as process:
-            with listener.accept() as connection:
-                assert connection.recv() == "first"
-                connection.send("never read")
-                kill(process)
-                with at_once(), pytest.raises(EOFError):
-                    connection.recv()
+    with (
+        ours.Listener(family="AF_INET") as listener,
+        child(ctx, dial_and_sleep, listener.address) as process,
+        listener.accept() as connection,
+    ):
+        assert connection.recv() == "first"
+        connection.send("never read")
+        kill(process)
+        with at_once(), pytest.raises(EOFError):
+            connection.recv()
 
 
 def dial_and_sleep(address):

@@ -37,8 +37,7 @@ ABSENT = {"forkserver.connect_to_new_process"}
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
     "": """Array Barrier BoundedSemaphore Condition Event JoinableQueue Lock Manager
-        Pipe Queue RLock RawArray RawValue Semaphore SimpleQueue Value""",
-    "connection": "Client Connection Listener Pipe wait",
+        Queue RLock RawArray RawValue Semaphore SimpleQueue Value""",
     "heap": "Arena BufferWrapper Heap",
     "managers": """AcquirerProxy Array ArrayProxy AutoProxy BarrierProxy BaseListProxy
         BaseManager BasePoolProxy BaseProxy ConditionProxy DictProxy EventProxy

@@ -208,7 +208,7 @@ impl Connection {
         Ok(length)
     }
 
-    #[pyo3(signature = (timeout=Some(0.0)))]
+    #[pyo3(signature = (timeout=Some(0.0)), text_signature = "($self, timeout=0.0)")]
     fn poll(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         self.check_readable()?;
         Ok(interruptible(py, timeout, |slice| self.end.readable_until(slice))?.is_some())
@@ -251,10 +251,10 @@ impl Connection {
     /// What comes next is unknown: nothing is received any more.
     fn bad_length(&self, py: Python<'_>) -> PyErr {
         self.readable.store(false, Relaxed);
-        if !self._writable() {
-            if let Err(error) = self.close(py) {
-                return error;
-            }
+        if !self._writable()
+            && let Err(error) = self.close(py)
+        {
+            return error;
         }
         PyOSError::new_err("bad message length")
     }
@@ -270,8 +270,7 @@ fn closed() -> PyErr {
 
 /// From where to where a part of `len` bytes goes.
 fn part(len: usize, offset: isize, size: Option<isize>) -> PyResult<(usize, usize)> {
-    let start =
-        usize::try_from(offset).map_err(|_| PyValueError::new_err("offset is negative"))?;
+    let start = usize::try_from(offset).map_err(|_| PyValueError::new_err("offset is negative"))?;
     if len < start {
         return Err(PyValueError::new_err("buffer length < offset"));
     }

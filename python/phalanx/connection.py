@@ -265,6 +265,7 @@ class SocketListener:
 
     def accept(self) -> Connection:
         """Wait for a connection."""
+        wait([self._socket])  # a signal that comes right before a wait of the socket's is not seen
         accepted, self._last_accepted = self._socket.accept()
         return _connection_of(accepted)
 

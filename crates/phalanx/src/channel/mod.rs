@@ -5,4 +5,4 @@ mod pace;
 mod passing;
 mod wire;
 
-pub(crate) use passing::{Passed, Passing, Scope, Tickets};
+pub(crate) use passing::{Handing, Passed, Passing, Scope, Tickets};

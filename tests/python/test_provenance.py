@@ -36,8 +36,7 @@ ABSENT = {"forkserver.connect_to_new_process"}
 
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
-    "": """Array Barrier BoundedSemaphore Condition Event JoinableQueue Lock Manager
-        Queue RLock RawArray RawValue Semaphore SimpleQueue Value""",
+    "": "Array JoinableQueue Manager Queue RawArray RawValue SimpleQueue Value",
     "heap": "Arena BufferWrapper Heap",
     "managers": """AcquirerProxy Array ArrayProxy AutoProxy BarrierProxy BaseListProxy
         BaseManager BasePoolProxy BaseProxy ConditionProxy DictProxy EventProxy
@@ -47,7 +46,6 @@ NOT_YET = {
     "shared_memory": "ShareableList SharedMemory",
     "sharedctypes": """RawArray RawValue Synchronized SynchronizedArray SynchronizedBase
         SynchronizedString copy""",
-    "synchronize": "Barrier BoundedSemaphore Condition Event Lock RLock SemLock Semaphore",
 }
 
 

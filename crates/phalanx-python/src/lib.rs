@@ -11,6 +11,7 @@ mod pickle;
 mod pool;
 mod process;
 mod stream;
+mod synchronize;
 mod wait;
 mod worker;
 
@@ -21,5 +22,6 @@ use pyo3::prelude::*;
 fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
     connection::register(m)?;
     process::register(m)?;
+    synchronize::register(m)?;
     pool::register(m)
 }

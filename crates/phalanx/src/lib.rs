@@ -92,6 +92,8 @@ pub mod pool;
 pub mod process;
 #[allow(unsafe_code)] // one of the two rooms; see ARCHITECTURE.md
 mod shm;
+#[cfg(not(loom))]
+pub mod sync;
 #[allow(unsafe_code)] // the other
 mod sys;
 
@@ -103,6 +105,6 @@ pub use api::{
 };
 #[cfg(not(loom))]
 pub use channel::connection;
-pub use error::{Error, Result, WorkerDied};
+pub use error::{Error, OwnerDied, Result, WorkerDied};
 pub use process::Exit;
 pub use sys::limits::Resource;

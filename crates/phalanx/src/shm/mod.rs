@@ -18,13 +18,13 @@ mod ring;
 mod seat;
 
 #[cfg(not(loom))]
-pub(crate) use arena::{Block, Place};
+pub use arena::Arena;
 pub(crate) use bell::{Bell, Sleeper};
 pub(crate) use claim::Claim;
 #[cfg(not(loom))]
 pub(crate) use lease::Lease;
 #[cfg(not(loom))]
-pub(crate) use placed::{Placed, Words};
+pub(crate) use placed::{Placed, Words, words};
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};

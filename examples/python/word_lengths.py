@@ -1,4 +1,4 @@
-"""A pipe between a Python and a Rust program; the other end: crates/phalanx/examples/word_lengths.rs."""
+"""A pipe between a Python and a Rust program, `crates/phalanx/examples/word_lengths.rs`."""
 
 import array
 import subprocess

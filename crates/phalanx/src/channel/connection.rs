@@ -61,8 +61,9 @@ impl Connection {
     #[must_use]
     pub fn new(fd: Option<RawFd>) -> Self {
         let (torn_out, torn_in) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (fd_, is_pipe) = (AtomicI32::new(NONE), AtomicBool::new(false));
-        let new = Self { fd: fd_, is_pipe, torn_out, torn_in, pace: Pace::default() };
+        let is_pipe = AtomicBool::new(false);
+        let pace = Pace::default();
+        let new = Self { fd: AtomicI32::new(NONE), is_pipe, torn_out, torn_in, pace };
         new.set_fd(fd);
         new
     }

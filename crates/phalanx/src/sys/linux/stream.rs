@@ -45,13 +45,13 @@ pub(crate) fn try_read(fd: BorrowedFd<'_>, calls: Calls, bytes: &mut [u8]) -> io
     if bytes.is_empty() {
         return Ok(0);
     }
-    let read = retry(|| match calls {
+    let done = retry(|| match calls {
         Calls::Socket => recv(fd, &mut *bytes, RecvFlags::DONTWAIT).map(|(len, _)| len),
         Calls::Pipe => preadv2(fd, &mut [io::IoSliceMut::new(bytes)], u64::MAX, NOWAIT),
     });
-    match read {
+    match done {
         Err(Errno::OPNOTSUPP | Errno::NOSYS) if ready(fd, PollFlags::IN)? => {
-            Ok(retry(|| read_(fd, bytes))?)
+            Ok(retry(|| read(fd, &mut *bytes))?)
         }
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => Err(io::ErrorKind::WouldBlock.into()),
         other => Ok(other?),
@@ -80,10 +80,6 @@ pub(crate) fn try_write(
 }
 
 const NOWAIT: ReadWriteFlags = ReadWriteFlags::NOWAIT;
-
-fn read_(fd: BorrowedFd<'_>, bytes: &mut [u8]) -> rustix::io::Result<usize> {
-    read(fd, bytes)
-}
 
 fn ready(fd: BorrowedFd<'_>, flags: PollFlags) -> io::Result<bool> {
     let now = Some(Timespec { tv_sec: 0, tv_nsec: 0 });

@@ -142,7 +142,7 @@ class Server(_standard.Server):  # type: ignore[misc]
                 util.info("manager: an answer could not be sent: %r", error)
                 conn.close()
                 sys.exit(1)
-            answer = request = None
+            del answer, request  # until the next ones come
         util.debug("manager: %r is gone", threading.current_thread().name)
         conn.close()
         sys.exit(0)
@@ -506,7 +506,7 @@ class ListProxy(BaseListProxy, _standard.ListProxy):  # type: ignore[misc, valid
 
     __iadd__ = _standard.ListProxy.__iadd__
     __imul__ = _standard.ListProxy.__imul__
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 _BaseDictProxy = MakeProxyType(
@@ -524,7 +524,7 @@ class DictProxy(_BaseDictProxy, _standard.DictProxy):  # type: ignore[misc, vali
 
     _method_to_typeid_ = {"__iter__": "Iterator"}
     __ior__ = _in_place("__ior__")
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 _BaseSetProxy = MakeProxyType(
@@ -548,7 +548,7 @@ class SetProxy(_BaseSetProxy):  # type: ignore[misc, valid-type]
     __ior__ = _in_place("__ior__")
     __isub__ = _in_place("__isub__")
     __ixor__ = _in_place("__ixor__")
-    __class_getitem__ = classmethod(types.GenericAlias)
+    __class_getitem__: Any = classmethod(types.GenericAlias)
 
 
 ArrayProxy = MakeProxyType("ArrayProxy", ("__len__", "__getitem__", "__setitem__"))

@@ -161,12 +161,14 @@ def test_subclasses_run_their_own_run(method):
 
 
 def test_it_is_one_of_the_standard_librarys(ctx):
-    process = ctx.Process(target=nothing)
+    event = ctx.Event()
+    process = ctx.Process(target=event.wait, args=(PATIENCE,))
     assert isinstance(process, multiprocessing.process.BaseProcess)
     assert isinstance(ctx, multiprocessing.context.BaseContext)
     process.start()
     assert process in multiprocessing.active_children()
     assert process in phalanx.active_children()
+    event.set()
     process.join(PATIENCE)
     assert process not in phalanx.active_children()
     process.close()
@@ -558,7 +560,7 @@ def test_a_death_survives_pickling_and_says_what_it_was():
 
 
 def test_the_names_are_the_standard_librarys_and_ours():
-    ours = {"InitializerFailed", "RemoteError", "WorkerDied"}
+    ours = {"AbandonedLock", "InitializerFailed", "RemoteError", "WorkerDied", "install"}
     assert set(phalanx.__all__) == set(multiprocessing.__all__) | ours
     for name in phalanx.__all__:
         assert hasattr(phalanx, name)

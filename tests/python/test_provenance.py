@@ -36,13 +36,8 @@ ABSENT = {"forkserver.connect_to_new_process"}
 
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
-    "": "Array JoinableQueue Manager Pipe Queue RawArray RawValue SimpleQueue Value",
-    "connection": "Client Connection Listener Pipe wait",
+    "": "Array JoinableQueue Queue RawArray RawValue SimpleQueue Value",
     "heap": "Arena BufferWrapper Heap",
-    "managers": """AcquirerProxy Array ArrayProxy AutoProxy BarrierProxy BaseListProxy
-        BaseManager BasePoolProxy BaseProxy ConditionProxy DictProxy EventProxy
-        IteratorProxy ListProxy MakeProxyType Namespace NamespaceProxy PoolProxy Server
-        SharedMemoryManager SharedMemoryServer SyncManager Value ValueProxy""",
     "queues": "JoinableQueue Queue SimpleQueue",
     "shared_memory": "ShareableList SharedMemory",
     "sharedctypes": """RawArray RawValue Synchronized SynchronizedArray SynchronizedBase

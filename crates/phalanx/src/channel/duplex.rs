@@ -231,10 +231,10 @@ impl Duplex {
 
     fn ring(&self) {
         // A sleeper sleeps in poll, whatever it says of itself.
-        if self.line.bell(1 - self.side).ring().is_some() {
-            if let Ok(socket) = self.socket.get() {
-                nudge(socket);
-            }
+        if self.line.bell(1 - self.side).ring().is_some()
+            && let Ok(socket) = self.socket.get()
+        {
+            nudge(socket);
         }
     }
 }

@@ -182,7 +182,7 @@ pub(super) fn is_due(place: usize) -> bool {
     let now = monotonic().as_nanos() as u64;
     // By chance a little sooner or later, so that of two words in one place, tried in turn, not
     // the same one always comes when it is time.
-    let chance = (now.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) * TRUST.as_nanos() as u64 >> 16;
+    let chance = ((now.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) * TRUST.as_nanos() as u64) >> 16;
     let trust = TRUST.as_nanos() as u64 / 2 + chance;
     let due = now.saturating_sub(looked.load(atomic::Ordering::Relaxed)) >= trust;
     if due {

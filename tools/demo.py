@@ -12,6 +12,7 @@ LIMIT = 300  # seconds; a program that takes longer hangs
 
 HELLO = "Worker process started\nHello from the worker process!\nMain process finished\n"
 SQUARES = "Results: [1, 4, 9, 16, 25]\n"
+LENGTHS = "we share a pipe: [2, 5, 1, 4]\nand no more: [3, 2, 4]\nexit status 0\n"
 
 
 def prints(title: str, command: list[str | Path], expected: str) -> bool:
@@ -44,6 +45,11 @@ def main() -> int:
         prints("a pool, in Python", [python, PYTHON / "squares.py"], SQUARES),
         prints("a process, in Rust", [RUST / "hello"], HELLO),
         prints("a pool, in Rust", [RUST / "squares"], SQUARES),
+        prints(
+            "a pipe between both",
+            [python, PYTHON / "word_lengths.py", RUST / "word_lengths"],
+            LENGTHS,
+        ),
         succeeds("a real job, in Python", [python, PYTHON / "count_tokens.py"]),
         succeeds("a real job, in Rust", [RUST / "count_words", library]),
         succeeds(

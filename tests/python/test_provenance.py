@@ -36,8 +36,7 @@ ABSENT = {"forkserver.connect_to_new_process"}
 
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
-    "": "Array JoinableQueue Manager Pipe Queue RawArray RawValue SimpleQueue Value",
-    "connection": "Client Connection Listener Pipe wait",
+    "": "Array JoinableQueue Manager Queue RawArray RawValue SimpleQueue Value",
     "heap": "Arena BufferWrapper Heap",
     "managers": """AcquirerProxy Array ArrayProxy AutoProxy BarrierProxy BaseListProxy
         BaseManager BasePoolProxy BaseProxy ConditionProxy DictProxy EventProxy

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod connection;
 mod errors;
 mod function;
 mod handle;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 /// The engine, as Python sees it.
 #[pymodule]
 fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    connection::register(m)?;
     process::register(m)?;
     synchronize::register(m)?;
     pool::register(m)

@@ -14,6 +14,7 @@ mod memory;
 pub(crate) mod rendezvous;
 mod signals;
 pub(crate) mod socket;
+pub(crate) mod stream;
 
 pub(crate) use clock::monotonic;
 pub(crate) use event::{Event, Poller};

@@ -13,7 +13,8 @@ the holder of a lock ends           who waits acquires it within 100 ms, and an 
                                     again; with ``"ignore"`` nothing is said
 one who holds a unit of a           as above, for a unit: always if the semaphore is bounded;
 semaphore ends                      else if it began above 0 and units were only ever released
-                                    by processes that held some (then they are no signals)
+                                    by processes that held some (then they are no signals). Of
+                                    more than 1021 units, those acquired last are not given back
 one who waits ends                  nothing: others are woken in its place
 a process ends in ``notify``,       who waits looks for itself within 100 ms
 ``set`` or ``release``

@@ -56,7 +56,7 @@ def test_the_next_one_acquires_what_a_dead_process_held_and_is_told(ctx, kind):
     lock.release()
 
 
-@pytest.mark.parametrize("kind", ["Lock", "RLock"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_next_one_who_only_tries_acquires_it_too(ctx, kind):
     lock = getattr(ctx, kind)(on_abandoned="ignore")
     abandon(ctx, lock)
@@ -125,6 +125,44 @@ def test_a_signal_that_a_dead_process_took_is_not_given_back(ctx):
     semaphore.release()
     abandon(ctx, semaphore, take_signal)
     assert not semaphore.acquire(timeout=0.2)
+
+
+def test_a_unit_that_nobody_acquired_makes_units_signals(ctx):
+    """A release by a process that holds none: then nothing is given back any more."""
+    semaphore = ctx.Semaphore(1)
+    semaphore.release()
+    assert semaphore.acquire(False)
+    assert semaphore.acquire(False)
+    semaphore.release()
+    abandon(ctx, semaphore, take_signal)
+    assert not semaphore.acquire(timeout=0.2)
+
+
+def work(semaphore):
+    while True:
+        with semaphore:
+            pass
+
+
+def test_units_of_processes_killed_at_any_instruction_come_back_each_once(ctx):
+    semaphore = ctx.BoundedSemaphore(2)
+    for _ in range(3):
+        children = [ctx.Process(target=work, args=(semaphore,)) for _ in range(3)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(0.02)
+            child.kill()
+            child.join()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", phalanx.AbandonedLock)
+        assert semaphore.acquire(timeout=SOON)
+        assert semaphore.acquire(timeout=SOON)
+    assert not semaphore.acquire(timeout=0.2)
+    semaphore.release()
+    semaphore.release()
+    with pytest.raises(ValueError, match="too many"):
+        semaphore.release()
 
 
 def wait_on(condition, ready, woken):

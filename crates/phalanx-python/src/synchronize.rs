@@ -3,13 +3,12 @@
 //! What each thread holds is known by this process alone, as in CPython's `SemLock`: who has the
 //! lock in its name, and how often. That lives here; the engine knows processes.
 
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use phalanx::OwnerDied;
-use phalanx::sync::{self as engine, Acquired, Unmet};
+use phalanx::sync::{self as engine, Acquired, Shared, Unmet};
 use pyo3::exceptions::{PyAssertionError, PyOSError, PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 
@@ -26,9 +25,9 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Gathering>()
 }
 
-fn os(error: io::Error) -> PyErr {
-    match error.raw_os_error() {
-        Some(errno) => PyOSError::new_err((errno, format!("no shared memory: {error}"))),
+fn os(error: phalanx::Error) -> PyErr {
+    match error.os_error().and_then(std::io::Error::raw_os_error) {
+        Some(errno) => PyOSError::new_err((errno, error.to_string())),
         None => PyOSError::new_err(error.to_string()),
     }
 }
@@ -115,7 +114,8 @@ pub struct Arena(engine::Arena);
 impl Arena {
     #[staticmethod]
     fn adopt(fd: RawFd) -> PyResult<Self> {
-        engine::Arena::adopt(fd).map(Self).map_err(os)
+        let failed = |error: std::io::Error| PyOSError::new_err(error.to_string());
+        engine::Arena::adopt(fd).map(Self).map_err(failed)
     }
 
     fn fileno(&self) -> RawFd {
@@ -374,8 +374,8 @@ pub struct Semaphore {
 impl Semaphore {
     fn take(slf: &Bound<'_, Self>, patience: &Patience) -> PyResult<bool> {
         let units = &slf.get().units;
-        let acquired = match units.try_acquire() {
-            None => patience.wait(slf.py(), |deadline| units.acquire(deadline))?,
+        let acquired = match units.try_acquire_raw() {
+            None => patience.wait(slf.py(), |deadline| units.acquire_raw(deadline))?,
             acquired => acquired,
         };
         if let Some(Acquired::Abandoned(died)) = acquired {

@@ -92,7 +92,6 @@ pub mod pool;
 pub mod process;
 #[allow(unsafe_code)] // one of the two rooms; see ARCHITECTURE.md
 mod shm;
-#[cfg(not(loom))]
 pub mod sync;
 #[allow(unsafe_code)] // the other
 mod sys;

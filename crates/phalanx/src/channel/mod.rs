@@ -4,6 +4,7 @@ pub mod connection;
 mod duplex;
 mod pace;
 mod passing;
+mod shared;
 mod wire;
 
 pub use duplex::{Duplex, Hangup, Outgoing};

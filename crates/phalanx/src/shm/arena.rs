@@ -127,9 +127,7 @@ impl Arena {
         let memory = Memory::from_fd(fd)?;
         TABLE.with(|table| table.map(memory))
     }
-}
 
-impl Arena {
     /// As [`open`](Self::open), for a descriptor that was left to this process under a number.
     ///
     /// # Errors

@@ -9,11 +9,11 @@
 //! | word + 1 | one who sets or clears | sleepers that nobody wakes: they look after a slice |
 //! | wake all | one who sets | nothing |
 
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
-use super::{Unmet, is_over, slice};
+use super::{Shared, Unmet, fault, finally, is_over, slice};
+use crate::error::{Error, Result};
 use crate::shm::{Arena, Placed, words};
 use crate::sys::futex::{self, Woken};
 
@@ -24,7 +24,13 @@ words! {
     }
 }
 
-/// A flag in a block of shared memory.
+/// A flag that processes wait for, in a block of shared memory.
+///
+/// | what happens | what follows |
+/// | --- | --- |
+/// | it is set and cleared at once | all who waited then go on |
+/// | a process ends in the middle of [`set`](Self::set) | who waits looks for itself within 100 ms |
+/// | one who waits ends | nothing |
 #[derive(Debug)]
 pub struct Event(Placed<Words>);
 
@@ -34,23 +40,8 @@ impl Event {
     /// # Errors
     ///
     /// If there is no descriptor or no memory for one more arena of shared blocks.
-    pub fn new() -> io::Result<Self> {
-        Placed::new().map(Self)
-    }
-
-    /// The flag of another process.
-    ///
-    /// # Errors
-    ///
-    /// If there is none at that place.
-    pub fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
-        Placed::open(arena, offset).map(Self)
-    }
-
-    /// Where it is, for [`open`](Self::open).
-    #[must_use]
-    pub fn place(&self) -> (Arena, usize) {
-        self.0.expose()
+    pub fn new() -> Result<Self> {
+        Placed::new().map(Self).map_err(|error| Error::os("make an event", error))
     }
 
     /// Is the flag set?
@@ -64,6 +55,7 @@ impl Event {
     /// Sets the flag, and wakes all who wait.
     pub fn set(&self) {
         self.change(0);
+        fault("event: set, before the wake-up");
         if self.0.sleepers.load(Ordering::SeqCst) > 0 {
             futex::wake_many(&self.0.word, u32::MAX);
         }
@@ -82,12 +74,15 @@ impl Event {
     }
 
     /// Waits until the flag is set, or was for a moment.
-    ///
-    /// # Errors
-    ///
-    /// When the deadline comes first, or a signal.
-    pub fn wait(&self, deadline: Option<Instant>) -> Result<(), Unmet> {
-        self.wait_since(self.now(), deadline)
+    pub fn wait(&self) {
+        let before = self.now();
+        let _ = finally(None, |deadline| self.wait_since(before, deadline));
+    }
+
+    /// As [`wait`](Self::wait); false if the deadline comes first.
+    pub fn wait_until(&self, deadline: Instant) -> bool {
+        let before = self.now();
+        finally(Some(deadline), |deadline| self.wait_since(before, deadline)).is_some()
     }
 
     /// What [`wait_since`](Self::wait_since) compares with: for a wait in several parts.
@@ -100,8 +95,12 @@ impl Event {
     ///
     /// # Errors
     ///
-    /// As `wait`.
-    pub fn wait_since(&self, before: u32, deadline: Option<Instant>) -> Result<(), Unmet> {
+    /// When the deadline comes first, or a signal.
+    pub fn wait_since(
+        &self,
+        before: u32,
+        deadline: Option<Instant>,
+    ) -> std::result::Result<(), Unmet> {
         if before % 2 == 1 {
             return Ok(());
         }
@@ -122,6 +121,16 @@ impl Event {
     }
 }
 
+impl Shared for Event {
+    fn open(arena: &Arena, offset: usize) -> Result<Self> {
+        Placed::open(arena, offset).map(Self).map_err(|error| Error::os("open an event", error))
+    }
+
+    fn place(&self) -> (Arena, usize) {
+        self.0.expose()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,22 +139,20 @@ mod tests {
     #[test]
     fn a_flag_that_was_set_for_a_moment_ends_a_wait() {
         let event = Event::new().unwrap();
-        assert_eq!(
-            event.wait(Some(Instant::now() + Duration::from_millis(5))),
-            Err(Unmet::TimedOut)
-        );
+        assert!(!event.wait_until(Instant::now() + Duration::from_millis(5)));
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| event.wait(None));
+            let waiting = scope.spawn(|| event.wait());
             while event.0.sleepers.load(Ordering::SeqCst) == 0 {
                 std::thread::yield_now();
             }
             event.set();
             event.set();
             event.clear();
-            assert_eq!(waiting.join().unwrap(), Ok(()));
+            waiting.join().unwrap();
         });
         assert!(!event.is_set());
         event.set();
-        assert!(event.is_set() && event.wait(None).is_ok());
+        assert!(event.is_set());
+        event.wait();
     }
 }

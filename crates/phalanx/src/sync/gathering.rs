@@ -3,11 +3,11 @@
 //! The barrier's user changes both under a lock of its own. What a death leaves is a party that is
 //! counted and will not leave: the others find it when they look, and break the barrier.
 
-use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::Shared;
 use super::roster::{Line, Roster};
-use crate::error::OwnerDied;
+use crate::error::{Error, OwnerDied, Result};
 use crate::shm::{Arena, Placed, words};
 
 /// How many processes can come and be missed if they end. Others are counted only.
@@ -32,23 +32,8 @@ impl Gathering {
     /// # Errors
     ///
     /// If there is no descriptor or no memory for one more arena of shared blocks.
-    pub fn new() -> io::Result<Self> {
-        Placed::new().map(Self)
-    }
-
-    /// That of another process.
-    ///
-    /// # Errors
-    ///
-    /// If there is none at that place.
-    pub fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
-        Placed::open(arena, offset).map(Self)
-    }
-
-    /// Where it is, for [`open`](Self::open).
-    #[must_use]
-    pub fn place(&self) -> (Arena, usize) {
-        self.0.expose()
+    pub fn new() -> Result<Self> {
+        Placed::new().map(Self).map_err(|error| Error::os("make a barrier", error))
     }
 
     /// How the barrier stands.
@@ -90,5 +75,15 @@ impl Gathering {
     /// Has one come who has ended since? It is not counted any more.
     pub fn settle(&self) -> Option<OwnerDied> {
         self.roster().settle().map(|(_, died)| died)
+    }
+}
+
+impl Shared for Gathering {
+    fn open(arena: &Arena, offset: usize) -> Result<Self> {
+        Placed::open(arena, offset).map(Self).map_err(|error| Error::os("open a barrier", error))
+    }
+
+    fn place(&self) -> (Arena, usize) {
+        self.0.expose()
     }
 }

@@ -19,14 +19,14 @@
 //! Who is woken has no claim on the word: whoever comes first has it (as with "Mutex, Take 2" of
 //! Drepper, Futexes Are Tricky). It sets the spare bit again, for it does not know who else sleeps.
 
-use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic;
 use std::time::{Duration, Instant};
 
-use super::{Unmet, is_over, slice};
-use crate::error::OwnerDied;
-use crate::shm::{Arena, Placed, words};
-use crate::sys::futex::{self, Woken};
+use super::word::{AtomicU64, Ordering, Placed, Woken, futex, words};
+#[cfg(not(loom))]
+use super::{Arena, Shared};
+use super::{Unmet, fault, is_over, slice};
+use crate::error::{Error, OwnerDied, Result};
 use crate::sys::{Fate, ProcessId, monotonic};
 
 /// Looks at a word that is held, before the first sleep. A holder that is about to release is
@@ -61,7 +61,7 @@ impl HoldWord {
             return Some(Acquired::Free);
         }
         let seen = self.word.load(Ordering::Relaxed);
-        if seen == 0 || !is_due(&self.word) {
+        if seen == 0 || !is_due(std::ptr::from_ref(&self.word).addr()) {
             return None;
         }
         self.take_over(seen, own.bits() | seen & ProcessId::SPARE)
@@ -72,7 +72,10 @@ impl HoldWord {
     /// # Errors
     ///
     /// When the deadline comes first, or a signal.
-    pub(crate) fn acquire(&self, deadline: Option<Instant>) -> Result<Acquired, Unmet> {
+    pub(crate) fn acquire(
+        &self,
+        deadline: Option<Instant>,
+    ) -> std::result::Result<Acquired, Unmet> {
         let own = ProcessId::own();
         if self.take(own) {
             return Ok(Acquired::Free);
@@ -87,7 +90,11 @@ impl HoldWord {
     }
 
     #[cold]
-    fn wait(&self, own: ProcessId, deadline: Option<Instant>) -> Result<Acquired, Unmet> {
+    fn wait(
+        &self,
+        own: ProcessId,
+        deadline: Option<Instant>,
+    ) -> std::result::Result<Acquired, Unmet> {
         let own = own.bits() | ProcessId::SPARE;
         loop {
             let seen = self.word.load(Ordering::Relaxed);
@@ -109,10 +116,12 @@ impl HoldWord {
                         return Ok(acquired);
                     }
                     if is_over(deadline) {
-                        return Err(Unmet::TimedOut);
+                        let taken = self.replace(0, own);
+                        return if taken { Ok(Acquired::Free) } else { Err(Unmet::TimedOut) };
                     }
                 }
             }
+            fault("hold: woken, before it is acquired");
         }
     }
 
@@ -120,6 +129,7 @@ impl HoldWord {
     pub(crate) fn release(&self) -> bool {
         // Release: pairs with the Acquire of the next holder, who sees what this one has done.
         let held = self.word.swap(0, Ordering::Release);
+        fault("hold: released, before the wake-up");
         if held & ProcessId::SPARE != 0 {
             futex::wake_lower(&self.word);
         }
@@ -129,6 +139,16 @@ impl HoldWord {
     /// The process that holds the lock, dead or alive.
     pub(crate) fn holder(&self) -> Option<ProcessId> {
         ProcessId::from_bits(self.word.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn is_ours(&self) -> bool {
+        self.holder() == Some(ProcessId::own())
+    }
+
+    /// As if that process held it.
+    #[cfg(all(test, not(loom)))]
+    pub(super) fn leave_to(&self, process: ProcessId) {
+        self.word.store(process.bits(), Ordering::Relaxed);
     }
 
     fn take(&self, own: ProcessId) -> bool {
@@ -154,16 +174,19 @@ impl HoldWord {
     }
 }
 
-/// Whether it is time to look after the holder of this word again: a look costs more than a try.
-fn is_due(word: &AtomicU64) -> bool {
+/// Whether it is time to look after the holder of the word at `place`: a look costs more than a try.
+pub(super) fn is_due(place: usize) -> bool {
     /// When words were looked at last, in nanoseconds; several share a place.
-    static LOOKED: [AtomicU64; 64] = [const { AtomicU64::new(0) }; 64];
-    let place = (std::ptr::from_ref(word).addr() / 64) % LOOKED.len();
+    static LOOKED: [atomic::AtomicU64; 64] = [const { atomic::AtomicU64::new(0) }; 64];
+    let looked = &LOOKED[(place / 64) % LOOKED.len()];
     let now = monotonic().as_nanos() as u64;
-    let looked = LOOKED[place].load(Ordering::Relaxed);
-    let due = now.saturating_sub(looked) >= TRUST.as_nanos() as u64;
+    // By chance a little sooner or later, so that of two words in one place, tried in turn, not
+    // the same one always comes when it is time.
+    let chance = ((now.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 48) * TRUST.as_nanos() as u64) >> 16;
+    let trust = TRUST.as_nanos() as u64 / 2 + chance;
+    let due = now.saturating_sub(looked.load(atomic::Ordering::Relaxed)) >= trust;
     if due {
-        LOOKED[place].store(now, Ordering::Relaxed);
+        looked.store(now, atomic::Ordering::Relaxed);
     }
     due
 }
@@ -181,23 +204,8 @@ impl Hold {
     /// # Errors
     ///
     /// If there is no descriptor or no memory for one more arena of shared blocks.
-    pub fn new() -> io::Result<Self> {
-        Placed::new().map(Self)
-    }
-
-    /// The lock of another process.
-    ///
-    /// # Errors
-    ///
-    /// If there is none at that place.
-    pub fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
-        Placed::open(arena, offset).map(Self)
-    }
-
-    /// Where it is, for [`open`](Self::open).
-    #[must_use]
-    pub fn place(&self) -> (Arena, usize) {
-        self.0.expose()
+    pub fn new() -> Result<Self> {
+        Placed::new().map(Self).map_err(|error| Error::os("make a lock", error))
     }
 
     /// Acquires the lock if that takes no wait.
@@ -212,7 +220,7 @@ impl Hold {
     ///
     /// When the deadline comes first, or a signal.
     #[inline]
-    pub fn acquire(&self, deadline: Option<Instant>) -> Result<Acquired, Unmet> {
+    pub fn acquire(&self, deadline: Option<Instant>) -> std::result::Result<Acquired, Unmet> {
         self.0.acquire(deadline)
     }
 
@@ -235,21 +243,21 @@ impl Hold {
     }
 }
 
-#[cfg(test)]
+#[cfg(not(loom))]
+impl Shared for Hold {
+    fn open(arena: &Arena, offset: usize) -> Result<Self> {
+        Placed::open(arena, offset).map(Self).map_err(|error| Error::os("open a lock", error))
+    }
+
+    fn place(&self) -> (Arena, usize) {
+        self.0.expose()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
-
-    /// A process that has ended and was reaped.
-    fn nobody() -> ProcessId {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let bits = u64::from(child.id()) | 1 << 23;
-        child.wait().unwrap();
-        ProcessId::from_bits(bits).unwrap()
-    }
-
-    fn soon() -> Option<Instant> {
-        Some(Instant::now() + Duration::from_millis(5))
-    }
+    use crate::sync::tests::{nobody, soon};
 
     #[test]
     fn a_lock_is_held_by_one_and_free_when_released() {
@@ -308,5 +316,55 @@ mod tests {
             }
         });
         assert_eq!(total.into_inner(), 80_000);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use super::*;
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicU32;
+    use loom::thread;
+
+    /// A sleep that nobody ends is a deadlock, which loom sees.
+    #[test]
+    fn one_is_inside_and_no_wake_up_is_lost() {
+        loom::model(|| {
+            let lock = Arc::new(Hold::new().unwrap());
+            let inside = Arc::new(AtomicU32::new(0));
+            let threads: Vec<_> = (0..2)
+                .map(|_| {
+                    let (lock, inside) = (lock.clone(), inside.clone());
+                    thread::spawn(move || {
+                        let own = ProcessId::own();
+                        if !lock.0.take(own) {
+                            assert_eq!(lock.0.wait(own, None), Ok(Acquired::Free));
+                        }
+                        // Relaxed: the lock orders them.
+                        let seen = inside.load(Ordering::Relaxed);
+                        inside.store(seen + 1, Ordering::Relaxed);
+                        assert!(lock.release());
+                    })
+                })
+                .collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            assert_eq!(inside.load(Ordering::Relaxed), 2);
+        });
+    }
+
+    #[test]
+    fn one_of_two_takes_over_from_the_dead() {
+        loom::model(|| {
+            let lock = Arc::new(Hold::new().unwrap());
+            let dead = 7 << 40; // no process, and so none that lives
+            lock.0.word.store(dead, Ordering::Relaxed);
+            let own = ProcessId::own().bits();
+            let other = {
+                let lock = lock.clone();
+                thread::spawn(move || lock.0.take_over(dead, own).is_some())
+            };
+            let mine = lock.0.take_over(dead, own).is_some();
+            assert!(other.join().unwrap() != mine);
+        });
     }
 }

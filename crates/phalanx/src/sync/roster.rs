@@ -25,6 +25,15 @@ words! {
     }
 }
 
+#[cfg(test)]
+impl Line {
+    /// As if that process had one.
+    pub(super) fn leave_to(&self, process: ProcessId) {
+        self.process.store(process.bits(), Ordering::Relaxed);
+        self.count.store(1, Ordering::Relaxed);
+    }
+}
+
 /// The table.
 pub(super) struct Roster<'a>(pub(super) &'a [Line]);
 
@@ -65,6 +74,21 @@ impl<'a> Roster<'a> {
     pub(super) fn total(&self) -> u32 {
         let counts = self.0.iter().map(|line| line.count.load(Ordering::Acquire));
         counts.fold(0, u32::saturating_add)
+    }
+
+    /// Nobody has anything.
+    pub(super) fn clear(&self) {
+        for line in self.0 {
+            line.count.store(0, Ordering::Relaxed);
+            line.process.store(0, Ordering::Release);
+        }
+    }
+
+    /// Frees the lines of those who have none, where nobody else adds or frees at this time.
+    pub(super) fn put_away_the_idle(&self) {
+        for line in self.0.iter().filter(|line| line.count.load(Ordering::Acquire) == 0) {
+            line.process.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Takes what one process has that has ended: how many, and whose they were.

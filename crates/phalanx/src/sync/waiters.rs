@@ -19,11 +19,11 @@
 //! Who finds no place waits for any notification at all, and so may be woken too early, as with
 //! other condition variables (POSIX calls it spurious); that is for more than [`PLACES`] at a time.
 
-use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::{Unmet, is_over, slice};
+use super::{Shared, Unmet, fault, is_over, slice};
+use crate::error::{Error, Result};
 use crate::shm::{Arena, Placed, words};
 use crate::sys::ProcessId;
 use crate::sys::futex::{self, Woken};
@@ -77,23 +77,8 @@ impl Waiters {
     /// # Errors
     ///
     /// If there is no descriptor or no memory for one more arena of shared blocks.
-    pub fn new() -> io::Result<Self> {
-        Placed::new().map(Self)
-    }
-
-    /// Those of another process.
-    ///
-    /// # Errors
-    ///
-    /// If there are none at that place.
-    pub fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
-        Placed::open(arena, offset).map(Self)
-    }
-
-    /// Where they are, for [`open`](Self::open).
-    #[must_use]
-    pub fn place(&self) -> (Arena, usize) {
-        self.0.expose()
+    pub fn new() -> Result<Self> {
+        Placed::new().map(Self).map_err(|error| Error::os("make a condition variable", error))
     }
 
     /// How many wait, the dead who did included.
@@ -143,7 +128,7 @@ impl Waiters {
     /// # Errors
     ///
     /// When the deadline comes first, or a signal: then wait again, or [leave](Self::leave).
-    pub fn wait(&self, turn: Turn, deadline: Option<Instant>) -> Result<(), Unmet> {
+    pub fn wait(&self, turn: Turn, deadline: Option<Instant>) -> std::result::Result<(), Unmet> {
         loop {
             if self.is_notified(turn) {
                 return Ok(());
@@ -234,6 +219,7 @@ impl Waiters {
             // Release: pairs with the Acquire of the one who was notified.
             let mine = first.state.compare_exchange(WAITING, NOTIFIED, Ordering::Release, order);
             if mine.is_ok() {
+                fault("waiters: one is notified, before the wake-up");
                 futex::wake(&first.state);
                 notified += 1;
             }
@@ -251,6 +237,18 @@ impl Waiters {
 fn is_dead(seat: &Seat) -> bool {
     let process = ProcessId::from_bits(seat.process.load(Ordering::Relaxed));
     process.is_none_or(|process| !process.is_alive())
+}
+
+impl Shared for Waiters {
+    fn open(arena: &Arena, offset: usize) -> Result<Self> {
+        Placed::open(arena, offset)
+            .map(Self)
+            .map_err(|error| Error::os("open a condition variable", error))
+    }
+
+    fn place(&self) -> (Arena, usize) {
+        self.0.expose()
+    }
 }
 
 #[cfg(test)]

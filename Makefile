@@ -1,6 +1,6 @@
 # phalanx. `make demo` and `make test` set up all they need, in .venv* and target/ only.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test check bench clean setup
+.PHONY: help build demo test conformance check bench clean setup
 
 PYTHON := .venv/bin/python
 
@@ -25,6 +25,9 @@ demo: build ## the programs of the README and a real job, in Python and in Rust
 
 test: build ## every test: Rust, loom, pytest on every CPython, CPython's own suite
 	$(PYTHON) tools/test.py
+
+conformance: build ## CPython's own suite, all of it, on every CPython with every start method
+	$(PYTHON) tools/conformance.py
 
 check: build ## formatting, lints, types and stubs
 	cargo fmt --all --check

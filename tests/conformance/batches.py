@@ -27,6 +27,7 @@ class Batch:
     fixture: dict | None = None  # the last failure outside of a test
     running: str | None = None
     done: bool = False
+    left_behind: list[str] = field(default_factory=list)  # command lines of processes
 
     def note(self, event: dict) -> None:
         """Take in one event of ``worker.py``."""
@@ -73,6 +74,7 @@ def run_batch(copies: Copies, module: str, cls: str, names: list[str], limit: fl
         deadline = time.monotonic() + GRACE
         while _alive(token, process.pid) and time.monotonic() < deadline:
             time.sleep(0.1)
+        batch.left_behind = [_command(pid) for pid in _alive(token, process.pid)]
     _kill_all(token, process)
     text = log.read_bytes()[-8000:].decode("utf-8", "replace")
     shutil.rmtree(work, ignore_errors=True)
@@ -133,6 +135,15 @@ def _alive(token: str, session: int) -> list[int]:
     return found
 
 
+def _command(pid: int) -> str:
+    """What ``/proc`` says that the process runs."""
+    try:
+        line = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        line = b"already gone"
+    return line.replace(b"\0", b" ").decode("utf-8", "replace").strip()
+
+
 def _kill_all(token: str, process: subprocess.Popen) -> None:
     """Kill what is left of a batch, and reap the process that we started for it."""
     for _ in range(20):
@@ -148,13 +159,20 @@ def _kill_all(token: str, process: subprocess.Popen) -> None:
     process.wait()
 
 
-def run_class(copies: Copies, module: str, cls: str, names: list[str], limit: float) -> dict:
-    """Run ``names``, in as few subprocesses as hangs and crashes allow: test -> result."""
+def run_class(
+    copies: Copies, module: str, cls: str, names: list[str], limit: float
+) -> tuple[dict[str, dict], list[str]]:
+    """Run ``names``, in as few subprocesses as hangs and crashes allow.
+
+    Returns what became of each test, and the command lines of processes that they left behind.
+    """
     results: dict[str, dict] = {}
+    left_behind: list[str] = []
     queue = [list(names)]
     while queue:
         batch = run_batch(copies, module, cls, queue.pop(0), limit)
         results |= batch.results
+        left_behind += batch.left_behind
         if not batch.left:
             if batch.fixture and batch.fixture["state"] != "skip":
                 results["<fixture>"] = batch.fixture
@@ -165,4 +183,4 @@ def run_class(copies: Copies, module: str, cls: str, names: list[str], limit: fl
             results |= dict.fromkeys(left, failure)
             break
         queue = [[name] for name in batch.left]  # each alone, after one that took its process down
-    return results
+    return results, left_behind

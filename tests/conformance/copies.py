@@ -16,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import test
@@ -28,9 +29,34 @@ PARTS = {
     "threads": "only_type='threads'",
     "misc": "exclude_types=True",
 }
+# The tests of concurrent.futures that take a context;
+FUTURES = ("as_completed", "deadlock", "init", "process_pool", "shutdown", "wait")
 # Kept as it is: the text of a ResourceWarning.
 KEPT = "running multiprocessing pool"
-OURS = r"(?<![\w.])test\.(_test_multiprocessing|test_multiprocessing_\w+)"
+OURS = r"(?<![\w.])test\.(_test_multiprocessing|test_multiprocessing_\w+|test_concurrent_futures)"
+
+
+def futures_tests() -> Path | None:
+    """The folder of the tests of ``concurrent.futures``: this Python's or, failing that, another's.
+
+    3.11 and 3.12 were long released without the folder. Of the interpreters that
+    ``tools/pythons.sh`` finds the newest that has it lends its own; `older.py` makes them fit.
+    """
+    folders = [TESTS / "test_concurrent_futures"]
+    listing = subprocess.run(
+        [HERE.parent.parent / "tools" / "pythons.sh"], capture_output=True, text=True, check=False
+    )
+    for line in reversed(listing.stdout.splitlines()):
+        minor, _, path = line.split("\t")
+        library = Path(path).parent.parent / "lib" / f"python{minor}"
+        folders.append(library / "test" / "test_concurrent_futures")
+    return next((folder for folder in folders if (folder / "util.py").exists()), None)
+
+
+def fit_for_older(source: str) -> str:
+    """A borrowed test module, with what the ``test.support`` of an older Python lacks."""
+    source = source.replace("from test.support import Py_GIL_DISABLED", "Py_GIL_DISABLED = False")
+    return source.replace("from test import support\n", "from phxsuite.older import support\n")
 
 
 def renamed(source: str, module: str, path: list[str]) -> str:
@@ -60,6 +86,7 @@ class Copies:
         self.site = venv / "lib" / version / "site-packages"
         self.site.mkdir(parents=True)
         self.python = self._interpreter(venv, version)
+        self.futures = futures_tests()
         self._make_importable(origin)
         self._copy_tests(path=[str(self.site), str(origin.parent.parent)])
         # Once, so that no child spends its time limit on it.
@@ -102,17 +129,20 @@ class Copies:
         package = self.site / "phxsuite"
         package.mkdir()
         (package / "__init__.py").touch()
-        for ours in ("listing.py", "worker.py"):
+        for ours in ("listing.py", "worker.py", "older.py"):
             shutil.copy(HERE / ours, package)
+
+        def copy(file: Path, to: Path, fit: Callable[[str], str] = str) -> None:
+            source = fit(file.read_text(encoding="utf-8"))
+            to.write_text(renamed(source, self.module, path), encoding="utf-8")
+
         for theirs in (
             "_test_multiprocessing.py",
             "test_multiprocessing_main_handling.py",
             "mp_fork_bomb.py",
             "mp_preload.py",
         ):
-            source = (TESTS / theirs).read_text(encoding="utf-8")
-            copy = renamed(source, self.module, path)
-            (package / theirs).write_text(copy, encoding="utf-8")
+            copy(TESTS / theirs, package / theirs)
         # The drivers are five lines each, and some installations forget them.
         for method in ("fork", "spawn", "forkserver"):
             driver = package / f"test_multiprocessing_{method}"
@@ -123,3 +153,12 @@ class Copies:
                     "from phxsuite._test_multiprocessing import install_tests_in_module_dict\n"
                     f"install_tests_in_module_dict(globals(), {method!r}, {types})\n"
                 )
+        if self.futures is None:
+            return
+        borrowed = self.futures.parent != TESTS
+        folder = package / self.futures.name
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+        for name in ("executor", "util", *(f"test_{part}" for part in FUTURES)):
+            file = f"{name}.py"
+            copy(self.futures / file, folder / file, fit_for_older if borrowed else str)

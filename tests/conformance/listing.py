@@ -1,6 +1,6 @@
 """Print, as JSON, the rewritten test classes of one start method and the tests of each.
 
-Runs as ``python -m phxsuite.listing METHOD`` in the environment that ``copies.py`` makes.
+Runs as ``python -m phxsuite.listing METHOD PART...`` in the environment that ``copies.py`` makes.
 """
 
 import importlib
@@ -9,18 +9,32 @@ import sys
 import traceback
 import unittest
 
-DRIVER = "ForkCmdLineTest", "SpawnCmdLineTest", "ForkServerCmdLineTest"
-MAIN_HANDLING = dict(zip(("fork", "spawn", "forkserver"), DRIVER, strict=True))
+COMMAND_LINE = {
+    "fork": "ForkCmdLineTest",
+    "spawn": "SpawnCmdLineTest",
+    "forkserver": "ForkServerCmdLineTest",
+}
 
 
-def main(method: str) -> None:
+def is_for(method: str, case: type[unittest.TestCase]) -> bool:
+    """Is this class, of a module that has classes for all start methods, one for ``method``?"""
+    if case.__name__ in COMMAND_LINE.values():
+        return case.__name__ == COMMAND_LINE[method]
+    if case.__module__.startswith("phxsuite.test_concurrent_futures"):
+        return getattr(case, "ctx", None) == method
+    return True
+
+
+def main(method: str, *futures: str) -> None:
     """Import every module of tests, and list what is in it for ``method``."""
     classes, errors = [], {}
     modules = [
         f"phxsuite.test_multiprocessing_{method}.test_{part}"
         for part in ("processes", "manager", "threads", "misc")
     ]
-    for name in [*modules, "phxsuite.test_multiprocessing_main_handling"]:
+    modules.append("phxsuite.test_multiprocessing_main_handling")
+    modules += [f"phxsuite.test_concurrent_futures.test_{part}" for part in futures]
+    for name in modules:
         try:
             module = importlib.import_module(name)
         except BaseException:  # also a SkipTest: a platform that skips all tests nothing
@@ -29,7 +43,7 @@ def main(method: str) -> None:
         for key, cls in sorted(vars(module).items()):
             if not (isinstance(cls, type) and issubclass(cls, unittest.TestCase)):
                 continue
-            if cls.__module__ != name or (key in DRIVER and key != MAIN_HANDLING[method]):
+            if cls.__module__ != name or not is_for(method, cls):
                 continue
             if tests := unittest.TestLoader().getTestCaseNames(cls):
                 classes.append([name, key, list(tests)])
@@ -37,4 +51,4 @@ def main(method: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

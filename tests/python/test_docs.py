@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from names import MODULES, public_names
 
 ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
@@ -49,3 +50,16 @@ def test_every_test_that_a_promise_names_exists():
 def test_every_file_that_a_page_links_to_exists(page):
     for target in re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text()):
         assert (ROOT / target).exists(), target
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda module: module or "package")
+def test_every_public_name_has_a_row_in_the_page_on_compatibility(module):
+    page = (ROOT / "docs" / "compatibility.md").read_text()
+    title = f"## `multiprocessing{'.' * bool(module)}{module}`\n"
+    assert page.count(title) == 1
+    section = page.partition(title)[2].partition("\n## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| `")]
+    named = {name for names, _ in rows for name in re.findall(r"`(\w+)`", names)}
+    assert set(public_names(module)) - named == set()
+    verdicts = {verdict.strip() for _, verdict in rows}
+    assert verdicts <= {"same", "better", "different", "shared", "the standard library's for now"}

@@ -5,6 +5,9 @@ from typing import Any, Self, TypeAlias, final
 
 __all__ = [
     "AsyncResult",
+    "Block",
+    "Cell",
+    "Cells",
     "Child",
     "Feeder",
     "IMapIterator",
@@ -18,6 +21,46 @@ __all__ = [
     "self_pidfd",
     "spawn",
 ]
+
+@final
+class Block:
+    """A block of shared memory without a name. It supports the buffer protocol."""
+
+    def __new__(cls, size: int) -> Block: ...
+    @staticmethod
+    def open(fd: int, offset: int, size: int) -> Block:
+        """The block of another process; a copy is made of the descriptor."""
+
+    def place(self) -> tuple[int, int]:
+        """Its memory file's descriptor, which stays the block's, and its offset there."""
+
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+class Cell:
+    """The inside of ``Synchronized``: a scalar with a lock."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _bind(self, lock: Any, object: Any, block: Block | None, letter: str) -> None:
+        """What it is; ``block`` is where, if it is a scalar of that letter and no more."""
+
+    @property
+    def value(self) -> Any:
+        """The value; the lock is taken, also to set it."""
+
+    @value.setter
+    def value(self, value: Any) -> None: ...
+
+class Cells:
+    """The inside of ``SynchronizedArray``: an array with a lock."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _bind(self, lock: Any, object: Any, block: Block | None, letter: str) -> None:
+        """What it is; ``block`` is where, if it is scalars of that letter and no more."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def __setitem__(self, key: Any, value: Any, /) -> None: ...
 
 @final
 class Child:

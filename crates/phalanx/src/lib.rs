@@ -89,6 +89,8 @@ pub mod error;
 #[cfg(not(loom))]
 pub mod pool;
 pub mod process;
+#[cfg(not(loom))]
+pub mod shared;
 #[allow(unsafe_code)] // one of the two rooms; see ARCHITECTURE.md
 mod shm;
 #[allow(unsafe_code)] // the other

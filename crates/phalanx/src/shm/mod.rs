@@ -13,6 +13,8 @@ mod claim;
 mod lease;
 #[cfg(not(loom))]
 mod placed;
+#[cfg(not(loom))]
+mod plain;
 mod ring;
 #[cfg(not(loom))]
 mod seat;
@@ -25,6 +27,8 @@ pub(crate) use claim::Claim;
 pub(crate) use lease::Lease;
 #[cfg(not(loom))]
 pub(crate) use placed::{Placed, Words};
+#[cfg(not(loom))]
+pub(crate) use plain::Plain;
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};

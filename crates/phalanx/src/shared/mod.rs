@@ -1,0 +1,5 @@
+//! Memory that processes share.
+
+mod memory;
+
+pub use memory::{Memory, Plain};

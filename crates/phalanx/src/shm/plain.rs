@@ -145,31 +145,37 @@ words! {
     u64, AtomicU64;
 }
 
-/// The bytes of the largest word that begins at `address` and has at most `left` bytes.
+/// The bytes of the largest word that begins at `address` and has at most `left` bytes, and how
+/// many bytes to copy in such words.
 #[inline]
-fn largest(address: NonNull<u8>, left: usize) -> usize {
+fn run(address: NonNull<u8>, left: usize) -> (usize, usize) {
     let aligned = 1 << (address.addr().get() | 8).trailing_zeros();
-    let fits = 1 << left.ilog2();
-    usize::min(aligned, fits)
+    let word = usize::min(aligned, 1 << left.ilog2());
+    (word, if word == 8 { left / 8 * 8 } else { word })
 }
 
 /// Copies shared bytes, all of which are mapped.
 #[inline]
 fn copy_out(from: NonNull<u8>, into: &mut [u8]) {
-    fn step<W: Word>(from: NonNull<u8>, into: &mut [u8]) {
-        into.copy_from_slice(bytemuck::bytes_of(&W::load(from.cast())));
+    fn words<W: Word>(from: NonNull<u8>, into: &mut [u8]) {
+        let each = into.chunks_exact_mut(size_of::<W>());
+        for (i, piece) in each.enumerate() {
+            // SAFETY: the pieces are of bytes that are there, one after the other.
+            let at = unsafe { from.cast::<W>().add(i) };
+            piece.copy_from_slice(bytemuck::bytes_of(&W::load(at)));
+        }
     }
     let mut done = 0;
     while done < into.len() {
         // SAFETY: `done` is less than the number of bytes there.
         let at = unsafe { from.add(done) };
-        let len = largest(at, into.len() - done);
+        let (word, len) = run(at, into.len() - done);
         let piece = &mut into[done..done + len];
-        match len {
-            8 => step::<u64>(at, piece),
-            4 => step::<u32>(at, piece),
-            2 => step::<u16>(at, piece),
-            _ => step::<u8>(at, piece),
+        match word {
+            8 => words::<u64>(at, piece),
+            4 => words::<u32>(at, piece),
+            2 => words::<u16>(at, piece),
+            _ => words::<u8>(at, piece),
         }
         done += len;
     }
@@ -178,20 +184,24 @@ fn copy_out(from: NonNull<u8>, into: &mut [u8]) {
 /// Copies into shared bytes, all of which are mapped.
 #[inline]
 fn copy_in(from: &[u8], to: NonNull<u8>) {
-    fn step<W: Word>(from: &[u8], to: NonNull<u8>) {
-        bytemuck::pod_read_unaligned::<W>(from).store(to.cast());
+    fn words<W: Word>(from: &[u8], to: NonNull<u8>) {
+        for (i, piece) in from.chunks_exact(size_of::<W>()).enumerate() {
+            // SAFETY: the pieces are of bytes that are there, one after the other.
+            let at = unsafe { to.cast::<W>().add(i) };
+            bytemuck::pod_read_unaligned::<W>(piece).store(at);
+        }
     }
     let mut done = 0;
     while done < from.len() {
         // SAFETY: `done` is less than the number of bytes there.
         let at = unsafe { to.add(done) };
-        let len = largest(at, from.len() - done);
+        let (word, len) = run(at, from.len() - done);
         let piece = &from[done..done + len];
-        match len {
-            8 => step::<u64>(piece, at),
-            4 => step::<u32>(piece, at),
-            2 => step::<u16>(piece, at),
-            _ => step::<u8>(piece, at),
+        match word {
+            8 => words::<u64>(piece, at),
+            4 => words::<u32>(piece, at),
+            2 => words::<u16>(piece, at),
+            _ => words::<u8>(piece, at),
         }
         done += len;
     }

@@ -95,6 +95,33 @@ impl fmt::Display for WorkerDied {
     }
 }
 
+/// The death of a process that held what another one has now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnerDied {
+    /// The process id that the holder had.
+    pub pid: u32,
+    /// How it ended; `None` where that could not be learned, as its parent knows by now.
+    pub exit: Option<Exit>,
+}
+
+impl OwnerDied {
+    /// `status` as waitpid(2) gives it.
+    pub(crate) fn new(pid: u32, status: Option<i32>) -> Self {
+        Self { pid, exit: status.map(Exit::from_wait_status) }
+    }
+}
+
+impl fmt::Display for OwnerDied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "process {} ", self.pid)?;
+        match self.exit {
+            Some(exit) => write!(f, "{exit}")?,
+            None => f.write_str("ended")?,
+        }
+        f.write_str(" while it held this; what it protects may be half changed")
+    }
+}
+
 impl Error {
     fn new(kind: Kind) -> Self {
         Self(Arc::new(kind))

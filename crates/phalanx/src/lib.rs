@@ -93,6 +93,8 @@ pub mod process;
 pub mod shared;
 #[allow(unsafe_code)] // one of the two rooms; see ARCHITECTURE.md
 mod shm;
+#[cfg(not(loom))]
+pub mod sync;
 #[allow(unsafe_code)] // the other
 mod sys;
 
@@ -100,6 +102,6 @@ mod sys;
 pub use api::{
     Builder, Descriptor, Handle, Imap, Pool, Process, ProcessBuilder, Stdio, Value, init,
 };
-pub use error::{Error, Result, WorkerDied};
+pub use error::{Error, OwnerDied, Result, WorkerDied};
 pub use process::Exit;
 pub use sys::limits::Resource;

@@ -20,13 +20,13 @@ mod ring;
 mod seat;
 
 #[cfg(not(loom))]
-pub(crate) use arena::{Block, Place};
+pub(crate) use arena::Block;
 pub(crate) use bell::{Bell, Sleeper};
 pub(crate) use claim::Claim;
 #[cfg(not(loom))]
 pub(crate) use lease::Lease;
 #[cfg(not(loom))]
-pub(crate) use placed::{Placed, Words};
+pub(crate) use placed::{Placed, Words, words};
 #[cfg(not(loom))]
 pub(crate) use plain::Plain;
 pub(crate) use ring::{Consumer, Head, Producer};

@@ -4,6 +4,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use super::arena::{Block, GRAIN, Place};
 
@@ -14,6 +15,35 @@ use super::arena::{Block, GRAIN, Place};
 /// Every bit pattern is a valid value, and all zeros the initial one; whatever a shared reference
 /// allows goes through atomics or raw pointers; the alignment is at most [`GRAIN`].
 pub(crate) unsafe trait Words: Send + Sync + 'static {}
+
+/// Declares a structure of shared words, and checks that it is one.
+macro_rules! words {
+    ($(#[$attribute:meta])* $scope:vis struct $name:ident {
+        $($(#[$note:meta])* $reach:vis $field:ident: $word:ty,)*
+    }) => {
+        $(#[$attribute])*
+        #[derive(Debug)]
+        #[repr(C)]
+        $scope struct $name { $($(#[$note])* $reach $field: $word,)* }
+
+        #[allow(unsafe_code, reason = "what makes it sound is checked below")]
+        // SAFETY: every field is `Words`, and nothing else is in it.
+        unsafe impl $crate::shm::Words for $name {}
+
+        const _: () = {
+            const fn is_words<T: $crate::shm::Words>() {}
+            $(is_words::<$word>();)*
+        };
+    };
+}
+pub(crate) use words;
+
+// SAFETY: any bits are a number, 0 is the first, and it is atomic.
+unsafe impl Words for AtomicU32 {}
+// SAFETY: as above.
+unsafe impl Words for AtomicU64 {}
+// SAFETY: as its parts.
+unsafe impl<T: Words, const N: usize> Words for [T; N] {}
 
 /// A `T` that other processes have too.
 #[derive(Debug)]

@@ -116,7 +116,7 @@ trait Word: NoUninit + AnyBitPattern + Zeroable {
     fn store(self, to: NonNull<Self>);
 }
 
-macro_rules! words {
+macro_rules! unsigned {
     ($($word:ty, $atomic:ty;)*) => {$(
         impl Word for $word {
             #[inline]
@@ -138,7 +138,7 @@ macro_rules! words {
     )*};
 }
 
-words! {
+unsigned! {
     u8, AtomicU8;
     u16, AtomicU16;
     u32, AtomicU32;

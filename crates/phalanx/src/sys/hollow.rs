@@ -23,7 +23,7 @@ fn unsupported<T>() -> io::Result<T> {
 }
 
 pub(crate) mod futex {
-    use std::sync::atomic::AtomicU32;
+    use std::sync::atomic::{AtomicU32, AtomicU64};
     use std::time::Instant;
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,15 @@ pub(crate) mod futex {
         Woken::Look
     }
 
+    pub(crate) fn wait_lower(word: &AtomicU64, expected: u64, deadline: Option<Instant>) -> Woken {
+        Woken::Look
+    }
+
     pub(crate) fn wake(word: &AtomicU32) {}
+
+    pub(crate) fn wake_many(word: &AtomicU32, most: u32) {}
+
+    pub(crate) fn wake_lower(word: &AtomicU64) {}
 }
 
 #[derive(Debug)]
@@ -121,8 +129,10 @@ impl ProcessId {
         Self(pid.expect("a process's pid is not 0"))
     }
 
+    pub(crate) const SPARE: u64 = 1 << 32;
+
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
-        std::num::NonZeroU64::new(bits).map(Self)
+        std::num::NonZeroU64::new(bits & !Self::SPARE).map(Self)
     }
 
     pub(crate) fn bits(self) -> u64 {

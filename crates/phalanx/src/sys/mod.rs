@@ -6,7 +6,7 @@
 //!
 //! | name | what it is | on Linux |
 //! | --- | --- | --- |
-//! | `futex::{wait, wake}` | sleep while a shared word has a value | futex(2) |
+//! | `futex::*` | sleep while a shared word has a value | futex(2) |
 //! | `monotonic` | the time, the same for all processes | clock_gettime(2) |
 //! | `Memory`, `Mapping` | anonymous memory with a descriptor, and a view of it | memfd_create(2), mmap(2) |
 //! | `named::*` | memory that has a name | shm_open(3) |

@@ -1,6 +1,6 @@
 //! Sleeping on a word of shared memory: futex(2).
 
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -33,8 +33,31 @@ pub(crate) fn wait(word: &AtomicU32, expected: u32, deadline: Option<Instant>) -
     }
 }
 
+/// As [`wait`], while the lower 32 bits of `word` are those of `expected`.
+pub(crate) fn wait_lower(word: &AtomicU64, expected: u64, deadline: Option<Instant>) -> Woken {
+    wait(lower(word), expected as u32, deadline)
+}
+
 /// Wakes one thread that sleeps on `word`, in whichever process it is.
 pub(crate) fn wake(word: &AtomicU32) {
-    // Waking cannot fail on an address that we can name.
-    let _ = futex::wake(word, futex::Flags::empty(), 1);
+    wake_many(word, 1);
+}
+
+/// Wakes `most` threads that sleep on `word`.
+pub(crate) fn wake_many(word: &AtomicU32, most: u32) {
+    // Waking cannot fail on an address that we can name. The kernel's count is signed.
+    let _ = futex::wake(word, futex::Flags::empty(), most.min(i32::MAX as u32));
+}
+
+/// Wakes one thread that sleeps on the lower half of `word`.
+pub(crate) fn wake_lower(word: &AtomicU64) {
+    wake(lower(word));
+}
+
+/// The half of a word that the kernel looks at; nobody here reads or writes through it.
+fn lower(word: &AtomicU64) -> &AtomicU32 {
+    let half = usize::from(cfg!(target_endian = "big"));
+    let word = std::ptr::from_ref(word).cast::<AtomicU32>().wrapping_add(half);
+    // SAFETY: inside the word, aligned, and alive as long as it.
+    unsafe { &*word }
 }

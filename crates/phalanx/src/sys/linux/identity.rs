@@ -16,6 +16,8 @@ use super::fork;
 /// Bits of a pid: the kernel's PID_MAX_LIMIT is 2^22.
 const PID_BITS: u32 = 22;
 const PID_MASK: u64 = (1 << PID_BITS) - 1;
+/// Where the start begins: after the pid and the spare bit.
+const START: u32 = PID_BITS + 1;
 
 /// This process's own word, once it was asked for. A forked child starts without.
 static OWN: AtomicU64 = AtomicU64::new(0);
@@ -25,7 +27,8 @@ static OWN: AtomicU64 = AtomicU64::new(0);
 /// | bits | meaning |
 /// | --- | --- |
 /// | 0 to 21 | the pid, never 0 |
-/// | 22 to 63 | its start in ticks since boot; 0 where /proc cannot be read |
+/// | 22 | 0; a word that holds an identity may use it for itself |
+/// | 23 to 63 | its start in ticks since boot; 0 where /proc cannot be read |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProcessId(NonZeroU64);
 
@@ -51,12 +54,16 @@ impl ProcessId {
     }
 
     fn new(pid: u32, start: u64) -> Self {
-        let bits = start << PID_BITS | u64::from(pid) & PID_MASK;
+        let bits = start << START | u64::from(pid) & PID_MASK;
         Self(NonZeroU64::new(bits).expect("a process's pid is not 0"))
     }
 
-    /// From a word of shared memory; 0 is nobody.
+    /// The bit of a word that no identity uses. It is in the lower half.
+    pub(crate) const SPARE: u64 = 1 << PID_BITS;
+
+    /// From a word of shared memory, whatever its spare bit is; 0 is nobody.
     pub(crate) fn from_bits(bits: u64) -> Option<Self> {
+        let bits = bits & !Self::SPARE;
         if bits & PID_MASK == 0 { None } else { NonZeroU64::new(bits).map(Self) }
     }
 
@@ -69,7 +76,7 @@ impl ProcessId {
     }
 
     fn start(self) -> u64 {
-        self.bits() >> PID_BITS
+        self.bits() >> START
     }
 
     /// Whether the process lives; one that nobody has reaped does not.
@@ -137,7 +144,7 @@ mod tests {
         assert_eq!(own.fate(), Fate::Alive);
         assert_eq!(ProcessId::from_bits(own.bits()), Some(own));
         assert_eq!(ProcessId::from_bits(0), None);
-        assert_eq!(ProcessId::from_bits(7 << PID_BITS), None, "a start without a pid is nonsense");
+        assert_eq!(ProcessId::from_bits(7 << START), None, "a start without a pid is nonsense");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self, TypeAlias, final
 
+from typing_extensions import disjoint_base
+
 __all__ = [
     "AsyncResult",
     "Block",
@@ -37,6 +39,7 @@ class Block:
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
+@disjoint_base
 class Cell:
     """The inside of ``Synchronized``: a scalar with a lock."""
 
@@ -51,6 +54,7 @@ class Cell:
     @value.setter
     def value(self, value: Any) -> None: ...
 
+@disjoint_base
 class Cells:
     """The inside of ``SynchronizedArray``: an array with a lock."""
 
@@ -61,6 +65,8 @@ class Cells:
     def __len__(self) -> int: ...
     def __getitem__(self, key: Any, /) -> Any: ...
     def __setitem__(self, key: Any, value: Any, /) -> None: ...
+    def __delitem__(self, key: Any, /) -> None:
+        """Raise ``TypeError``."""
 
 @final
 class Child:

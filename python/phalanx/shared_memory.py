@@ -1,14 +1,14 @@
 """Shared memory that has a name, and lists in it.
 
-As CPython 3.13, ``Lib/multiprocessing/shared_memory.py``: on every Python, with ``track=``. Names are
-those of shm_open(3), files in ``/dev/shm``, so that any program finds the memory by its name.
+As CPython 3.13, ``Lib/multiprocessing/shared_memory.py``: with ``track=`` on every Python. Names
+are those of shm_open(3), files in ``/dev/shm``: any program finds the memory by its name.
 
 The memory of a block is allocated when the block is made: where there is not enough, that is an
 ``OSError`` then, and not the end of whichever process (SIGBUS) first touches what is missing.
 
 A name stays until somebody removes it. With ``track=True`` the standard library's resource tracker
-does so, if nobody has by the time that the last process ends which shares the tracker: a program and
-all its children, however they end, share one. With ``track=False`` only :meth:`unlink` does.
+does, if nobody has by the time that the last process ends which shares the tracker. A program and
+all its children share one, however they end. With ``track=False`` only :meth:`unlink` does.
 
 ==================================================  ================================================
 what                                                gets, or leaves
@@ -25,13 +25,14 @@ more than ``/dev/shm`` has left                     ``OSError`` (``ENOSPC``), an
 no ``close``, and views that outlive the object     nothing; the memory stays as long as the views
 the creator dies, at any line, others go on         the block stays with its name
 the last process of the program dies                the tracker removes the name
-another program that has attached with ``track``    its tracker removes the name: say ``track=False``
+another program ends that attached with ``track``   its tracker removes the name
 a process dies inside ``ShareableList`` writes      that item may have its old type and new bytes
 ==================================================  ================================================
 """
 
 from __future__ import annotations
 
+import _posixshmem  # type: ignore[import-not-found]
 import errno
 import mmap
 import operator
@@ -44,12 +45,10 @@ from multiprocessing import resource_tracker
 from multiprocessing import shared_memory as _standard
 from types import GenericAlias
 
-import _posixshmem
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from typing import Any
+    from typing import Any, ClassVar
 
 __all__ = ["ShareableList", "SharedMemory"]
 
@@ -257,9 +256,9 @@ def _as_none(_value: Any) -> None:
 class ShareableList:
     """A list of a fixed length in a block of shared memory, with a name.
 
-    Its items are ``int`` of 64 bits, ``float``, ``bool``, ``str``, ``bytes`` and ``None``; one can be
-    replaced by another that needs no more room. ``str`` and ``bytes`` lose zeros at their end. There
-    is no lock: who reads while another writes can see half of it.
+    Its items are ``int`` of 64 bits, ``float``, ``bool``, ``str``, ``bytes`` and ``None``; one can
+    be replaced by another that needs no more room. ``str`` and ``bytes`` lose zeros at their end.
+    There is no lock: who reads while another writes can see half of it.
 
     The list of ``sequence``, in a new block; without it, the list that is in the block ``name``.
 
@@ -279,7 +278,7 @@ class ShareableList:
         ValueError: there is no list in the block.
     """
 
-    _types_mapping: Any = {
+    _types_mapping: ClassVar[dict[type, str]] = {
         int: "q",
         float: "d",
         bool: "xxxxxxx?",
@@ -288,7 +287,12 @@ class ShareableList:
         type(None): "xxxxxx?x",
     }
     _alignment = 8
-    _back_transforms_mapping: Any = {0: _as_is, 1: _as_str, 2: _as_bytes, 3: _as_none}
+    _back_transforms_mapping: ClassVar[dict[int, Any]] = {
+        0: _as_is,
+        1: _as_str,
+        2: _as_bytes,
+        3: _as_none,
+    }
 
     def __init__(self, sequence: Iterable[Any] | None = None, *, name: str | None = None) -> None:
         if sequence is None and name is not None:
@@ -437,4 +441,4 @@ class ShareableList:
                 return position
         raise ValueError(f"{value!r} not in this container")
 
-    __class_getitem__ = classmethod(GenericAlias)
+    __class_getitem__: Any = classmethod(GenericAlias)

@@ -28,7 +28,7 @@ from __future__ import annotations
 import ctypes
 import weakref
 from multiprocessing import reduction
-from multiprocessing import sharedctypes as _standard
+from multiprocessing import sharedctypes as _sharedctypes
 from multiprocessing.context import assert_spawning
 
 from phalanx import heap
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from phalanx._phalanx import Block
 
 __all__ = ["Array", "RawArray", "RawValue", "Value", "copy", "synchronized"]
+
+_standard: Any = _sharedctypes
 
 typecode_to_type: dict[Any, Any] = {
     "c": ctypes.c_char,
@@ -221,7 +223,7 @@ def _class_for(type_: Any) -> Any:
     return made
 
 
-class SynchronizedBase(_standard.SynchronizedBase):
+class SynchronizedBase(_standard.SynchronizedBase):  # type: ignore[misc]
     """A ctypes object with a lock. With the object as a context manager, the lock is held."""
 
     def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
@@ -252,7 +254,7 @@ class SynchronizedBase(_standard.SynchronizedBase):
         return f"<{type(self).__name__} wrapper for {self._obj}>"
 
 
-class Synchronized(Cell, SynchronizedBase, _standard.Synchronized):  # type: ignore[misc, type-arg]
+class Synchronized(Cell, SynchronizedBase, _standard.Synchronized):  # type: ignore[misc]
     """A scalar with a lock: ``value`` is read and written under it."""
 
     def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
@@ -260,21 +262,15 @@ class Synchronized(Cell, SynchronizedBase, _standard.Synchronized):  # type: ign
         self._bind(self._lock, obj, _block_of(obj), _LETTERS.get(type(obj), "-"))
 
 
-class SynchronizedArray(Cells, SynchronizedBase, _standard.SynchronizedArray):  # type: ignore[misc, type-arg]
+class SynchronizedArray(Cells, SynchronizedBase, _standard.SynchronizedArray):  # type: ignore[misc]
     """An array with a lock: elements and slices are read and written under it."""
 
     def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
         SynchronizedBase.__init__(self, obj, lock, ctx)
         self._bind(self._lock, obj, _block_of(obj), _LETTERS.get(obj._type_, "-"))
 
-    def __getslice__(self, start: int, stop: int) -> Any:
-        return self[start:stop]
 
-    def __setslice__(self, start: int, stop: int, values: Any) -> None:
-        self[start:stop] = values
-
-
-class SynchronizedString(SynchronizedArray, _standard.SynchronizedString):
+class SynchronizedString(SynchronizedArray, _standard.SynchronizedString):  # type: ignore[misc]
     """An array of ``c_char`` with a lock: as bytes, ``value`` ends at the first zero."""
 
     value = make_property("value")

@@ -36,18 +36,14 @@ ABSENT = {"forkserver.connect_to_new_process"}
 
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
-    "": """Array Barrier BoundedSemaphore Condition Event JoinableQueue Lock Manager
-        Pipe Queue RLock RawArray RawValue Semaphore SimpleQueue Value""",
+    "": """Barrier BoundedSemaphore Condition Event JoinableQueue Lock Manager
+        Pipe Queue RLock Semaphore SimpleQueue""",
     "connection": "Client Connection Listener Pipe wait",
-    "heap": "Arena BufferWrapper Heap",
     "managers": """AcquirerProxy Array ArrayProxy AutoProxy BarrierProxy BaseListProxy
         BaseManager BasePoolProxy BaseProxy ConditionProxy DictProxy EventProxy
         IteratorProxy ListProxy MakeProxyType Namespace NamespaceProxy PoolProxy Server
         SharedMemoryManager SharedMemoryServer SyncManager Value ValueProxy""",
     "queues": "JoinableQueue Queue SimpleQueue",
-    "shared_memory": "ShareableList SharedMemory",
-    "sharedctypes": """RawArray RawValue Synchronized SynchronizedArray SynchronizedBase
-        SynchronizedString copy""",
     "synchronize": "Barrier BoundedSemaphore Condition Event Lock RLock SemLock Semaphore",
 }
 

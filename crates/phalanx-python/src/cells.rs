@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use phalanx::shared::{Memory, Plain};
 use pyo3::PyTraverseError;
 use pyo3::PyVisit;
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyList, PyMemoryView, PySlice, PyTuple};
@@ -380,6 +380,10 @@ impl Cells {
             return Ok(());
         }
         guarded.lock.with(py, || guarded.object.bind(py).set_item(key, value))?
+    }
+
+    fn __delitem__(&self, _key: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(PyTypeError::new_err("an array in shared memory doesn't support item deletion"))
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {

@@ -43,7 +43,8 @@ impl Memory {
     /// If `len` is more than the machine has, or there is no descriptor left.
     pub fn new(len: usize) -> Result<Self> {
         let fits = len as u64 <= total_memory();
-        let block = if fits { Block::new(len) } else { Err(io::ErrorKind::OutOfMemory.into()) };
+        let none = || Err(io::Error::from_raw_os_error(libc::ENOMEM));
+        let block = if fits { Block::new(len) } else { none() };
         let block = block.map_err(|e| Error::os("allocate shared memory", e))?;
         Ok(Self { plain: block.into(), name: None })
     }

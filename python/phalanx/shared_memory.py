@@ -67,6 +67,11 @@ def _make_filename() -> str:
     return _SHM_NAME_PREFIX + secrets.token_hex(digits // 2)
 
 
+def _check(name: str) -> None:
+    if "\0" in name:  # Python 3.11 and 3.12 take what is in front of it
+        raise ValueError("embedded null character")
+
+
 def _exists(name: str) -> bool:
     try:
         os.close(_posixshmem.shm_open(name, os.O_RDONLY, mode=0))
@@ -132,6 +137,7 @@ class SharedMemory(_standard.SharedMemory):
                 return
 
     def _open(self, name: str, create: bool, size: int) -> None:
+        _check(name)
         if create and _exists(name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
         # The tracker knows a new name before there is a block of it: whenever we are killed, it
@@ -227,6 +233,7 @@ class SharedMemory(_standard.SharedMemory):
             FileNotFoundError: somebody has removed it.
         """
         if self._name:
+            _check(self._name)
             _posixshmem.shm_unlink(self._name)
             if self._track:
                 resource_tracker.unregister(self._name, "shared_memory")

@@ -1,7 +1,8 @@
 """``multiprocessing`` built anew: the same names, on an engine of its own.
 
 ``import phalanx as multiprocessing`` is all that a program changes. What is added to the standard
-library's names: the exceptions `WorkerDied`, `RemoteError` and `InitializerFailed`.
+library's names: the exceptions `WorkerDied`, `RemoteError` and `InitializerFailed`, and the warning
+`AbandonedLock`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from phalanx.exceptions import InitializerFailed, RemoteError, WorkerDied
+    from phalanx.exceptions import AbandonedLock, InitializerFailed, RemoteError, WorkerDied
 del TYPE_CHECKING
 
 __all__ = [
+    "AbandonedLock",
     "Array",
     "AuthenticationError",
     "Barrier",
@@ -114,7 +116,7 @@ _SUBMODULES = (
 
 def __getattr__(name: str) -> Any:
     # Our exceptions need the standard library's pool module, which most programs never import.
-    if name in {"InitializerFailed", "RemoteError", "WorkerDied"}:
+    if name in {"AbandonedLock", "InitializerFailed", "RemoteError", "WorkerDied"}:
         from phalanx import exceptions
 
         return getattr(exceptions, name)

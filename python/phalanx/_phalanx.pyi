@@ -6,18 +6,26 @@ from typing import Any, Self, TypeAlias, final
 from typing_extensions import disjoint_base
 
 __all__ = [
+    "Arena",
     "AsyncResult",
     "Block",
     "Cell",
     "Cells",
     "Child",
+    "Event",
     "Feeder",
+    "Gathering",
     "IMapIterator",
+    "Lock",
     "Pool",
+    "RLock",
     "Request",
     "Seating",
+    "Semaphore",
     "Template",
     "TemplateServer",
+    "Turn",
+    "Waiters",
     "Worker",
     "child_of",
     "self_pidfd",
@@ -28,14 +36,8 @@ __all__ = [
 class Block:
     """A block of shared memory without a name. It supports the buffer protocol."""
 
-    def __new__(cls, size: int) -> Block: ...
-    @staticmethod
-    def open(fd: int, offset: int, size: int) -> Block:
-        """The block of another process; a copy is made of the descriptor."""
-
-    def place(self) -> tuple[int, int]:
-        """Its memory file's descriptor, which stays the block's, and its offset there."""
-
+    def __new__(cls, size: int, place: _Place | None = None) -> Block: ...
+    def _place(self) -> _Place: ...
     def __len__(self) -> int: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
@@ -44,8 +46,8 @@ class Cell:
     """The inside of ``Synchronized``: a scalar with a lock."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
-    def _bind(self, lock: Any, object: Any, block: Block | None, letter: str) -> None:
-        """What it is; ``block`` is where, if it is a scalar of that letter and no more."""
+    def _bind(self, lock: tuple[Any, bool], object: Any, block: Block | None, letter: str) -> None:
+        """What it is, and whether its lock is just ours; ``block`` is where, if it is a scalar of that letter and no more."""
 
     @property
     def value(self) -> Any:
@@ -59,14 +61,184 @@ class Cells:
     """The inside of ``SynchronizedArray``: an array with a lock."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
-    def _bind(self, lock: Any, object: Any, block: Block | None, letter: str) -> None:
-        """What it is; ``block`` is where, if it is scalars of that letter and no more."""
+    def _bind(self, lock: tuple[Any, bool], object: Any, block: Block | None, letter: str) -> None:
+        """What it is, and whether its lock is just ours; ``block`` is where, if it is scalars of that letter and no more."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: Any, /) -> Any: ...
     def __setitem__(self, key: Any, value: Any, /) -> None: ...
     def __delitem__(self, key: Any, /) -> None:
         """Raise ``TypeError``."""
+
+@final
+class Arena:
+    """Memory that shared objects lie in."""
+
+    @staticmethod
+    def adopt(fd: int) -> Arena:
+        """The arena behind a descriptor that was left to this process, which is closed."""
+
+    def fileno(self) -> int:
+        """Its descriptor."""
+
+_Place: TypeAlias = tuple[Arena, int]
+
+@disjoint_base
+class Lock:
+    """A lock of processes."""
+
+    def __new__(
+        cls, *, ctx: object = None, on_abandoned: str = "warn", place: _Place | None = None
+    ) -> Self: ...
+    def acquire(self, block: object = None, timeout: float | None = None) -> bool:
+        """Acquire it; whether that was done, at once or within ``timeout`` seconds."""
+
+    def release(self) -> None:
+        """Release it, whoever holds it."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, _kind: object = None, _value: object = None, _trace: object = None
+    ) -> None: ...
+    def locked(self) -> bool:
+        """Whether somebody holds it."""
+
+    @property
+    def _on_abandoned(self) -> str: ...
+    def _place(self) -> _Place: ...
+    def _is_mine(self) -> bool: ...
+    def _is_ours(self) -> bool: ...
+    def _count(self) -> int: ...
+    def _get_value(self) -> int: ...
+
+@disjoint_base
+class RLock:
+    """A lock that its holder can acquire again."""
+
+    def __new__(
+        cls, *, ctx: object = None, on_abandoned: str = "warn", place: _Place | None = None
+    ) -> Self: ...
+    def acquire(self, block: object = None, timeout: float | None = None) -> bool:
+        """Acquire it; whether that was done, at once or within ``timeout`` seconds."""
+
+    def release(self) -> None:
+        """Release it once."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, _kind: object = None, _value: object = None, _trace: object = None
+    ) -> None: ...
+    def locked(self) -> bool:
+        """Whether somebody holds it."""
+
+    @property
+    def _on_abandoned(self) -> str: ...
+    def _place(self) -> _Place: ...
+    def _is_mine(self) -> bool: ...
+    def _is_ours(self) -> bool: ...
+    def _count(self) -> int: ...
+    def _get_value(self) -> int: ...
+
+@disjoint_base
+class Semaphore:
+    """Units that processes acquire and release."""
+
+    def __new__(
+        cls,
+        value: int | None = None,
+        *,
+        ctx: object = None,
+        on_abandoned: str = "warn",
+        bounded: bool = False,
+        place: _Place | None = None,
+    ) -> Self: ...
+    def acquire(self, block: object = None, timeout: float | None = None) -> bool:
+        """Acquire a unit; whether that was done, at once or within ``timeout`` seconds."""
+
+    def release(self) -> None:
+        """Release a unit."""
+
+    def __enter__(self) -> bool: ...
+    def __exit__(
+        self, _kind: object = None, _value: object = None, _trace: object = None
+    ) -> None: ...
+    def locked(self) -> bool:
+        """Whether no unit is free."""
+
+    def get_value(self) -> int:
+        """How many units are free."""
+
+    @property
+    def maxvalue(self) -> int:
+        """The most units that can be free."""
+
+    @property
+    def _on_abandoned(self) -> str: ...
+    def _place(self) -> _Place: ...
+    def _get_value(self) -> int: ...
+
+@disjoint_base
+class Event:
+    """A flag that processes wait for."""
+
+    def __new__(cls, *, ctx: object = None, place: _Place | None = None) -> Self: ...
+    def is_set(self) -> bool:
+        """Whether the flag is set."""
+
+    def set(self) -> None:
+        """Set the flag, and wake all who wait."""
+
+    def clear(self) -> None:
+        """Clear the flag."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set; whether it was within ``timeout`` seconds."""
+
+    def _place(self) -> _Place: ...
+
+@final
+class Waiters:
+    """Who waits to be notified."""
+
+    def __new__(cls, place: _Place | None = None) -> Self: ...
+    def come(self) -> Turn:
+        """Begin a wait."""
+
+    def wait(self, turn: Turn, timeout: float | None) -> bool:
+        """Wait to be notified; whether it was so within ``timeout`` seconds."""
+
+    def notify(self, most: int) -> int:
+        """Notify the first ``most``; how many it were."""
+
+    def count(self) -> int:
+        """How many wait."""
+
+    def _place(self) -> _Place: ...
+
+@final
+class Turn:
+    """A wait that has begun."""
+
+@final
+class Gathering:
+    """Who has come to a barrier, and how the barrier stands."""
+
+    def __new__(cls, place: _Place | None = None) -> Self: ...
+    state: int
+
+    def come(self) -> None:
+        """A thread of this process has come."""
+
+    def leave(self) -> None:
+        """It leaves."""
+
+    def count(self) -> int:
+        """How many have come and not left."""
+
+    def settle(self) -> int | None:
+        """The pid of one who came and has ended since; it is not counted any more."""
+
+    def _place(self) -> _Place: ...
 
 @final
 class Child:

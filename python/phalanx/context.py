@@ -28,6 +28,14 @@ if TYPE_CHECKING:
 
     from phalanx.pool import Pool as _Pool
     from phalanx.popen_fork import Popen as _AnyPopen
+    from phalanx.synchronize import Barrier as _Barrier
+    from phalanx.synchronize import BoundedSemaphore as _BoundedSemaphore
+    from phalanx.synchronize import Condition as _Condition
+    from phalanx.synchronize import Event as _Event
+    from phalanx.synchronize import Lock as _Lock
+    from phalanx.synchronize import OnAbandoned
+    from phalanx.synchronize import RLock as _RLock
+    from phalanx.synchronize import Semaphore as _Semaphore
 
 __all__ = (
     "AuthenticationError",
@@ -68,6 +76,63 @@ class BaseContext(_standard.BaseContext):
         from phalanx.pool import Pool
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=context)
+
+    def Lock(  # type: ignore[override]
+        self, *, on_abandoned: OnAbandoned = "warn"
+    ) -> _Lock:
+        """A lock that is not recursive."""
+        from phalanx.synchronize import Lock
+
+        return Lock(ctx=self.get_context(), on_abandoned=on_abandoned)
+
+    def RLock(  # type: ignore[override]
+        self, *, on_abandoned: OnAbandoned = "warn"
+    ) -> _RLock:
+        """A lock that its holder can acquire again."""
+        from phalanx.synchronize import RLock
+
+        return RLock(ctx=self.get_context(), on_abandoned=on_abandoned)
+
+    def Semaphore(  # type: ignore[override]
+        self, value: int = 1, *, on_abandoned: OnAbandoned = "warn"
+    ) -> _Semaphore:
+        """A semaphore of ``value`` units."""
+        from phalanx.synchronize import Semaphore
+
+        return Semaphore(value, ctx=self.get_context(), on_abandoned=on_abandoned)
+
+    def BoundedSemaphore(  # type: ignore[override]
+        self, value: int = 1, *, on_abandoned: OnAbandoned = "warn"
+    ) -> _BoundedSemaphore:
+        """A semaphore of ``value`` units, and never more."""
+        from phalanx.synchronize import BoundedSemaphore
+
+        bounded: _BoundedSemaphore
+        bounded = BoundedSemaphore(value, ctx=self.get_context(), on_abandoned=on_abandoned)
+        return bounded
+
+    def Condition(self, lock: Any = None) -> _Condition:  # type: ignore[override]
+        """A condition variable, with an RLock of its own if none is given."""
+        from phalanx.synchronize import Condition
+
+        return Condition(lock, ctx=self.get_context())
+
+    def Event(self) -> _Event:  # type: ignore[override]
+        """A flag to wait for."""
+        from phalanx.synchronize import Event
+
+        return Event(ctx=self.get_context())
+
+    def Barrier(  # type: ignore[override]
+        self,
+        parties: int,
+        action: Callable[[], object] | None = None,
+        timeout: float | None = None,
+    ) -> _Barrier:
+        """A barrier for ``parties`` processes."""
+        from phalanx.synchronize import Barrier
+
+        return Barrier(parties, action, timeout, ctx=self.get_context())
 
     def RawValue(self, typecode_or_type: Any, *args: Any) -> Any:
         """A ctypes object in shared memory."""

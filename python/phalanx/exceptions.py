@@ -7,7 +7,7 @@ from multiprocessing import ProcessError
 from multiprocessing import pool as _pool
 from typing import Any
 
-__all__ = ["InitializerFailed", "RemoteError", "WorkerDied"]
+__all__ = ["AbandonedLock", "InitializerFailed", "RemoteError", "WorkerDied"]
 
 _MaybeEncodingError: Any = _pool.__dict__["MaybeEncodingError"]  # typeshed does not know it
 
@@ -97,3 +97,36 @@ class RemoteError(_MaybeEncodingError):  # type: ignore[misc]
 
 class InitializerFailed(RuntimeError):
     """The initializer of a pool's workers failed, so the pool can run nothing."""
+
+
+class AbandonedLock(ProcessError, RuntimeWarning):
+    """A process ended while it held a lock or a unit of a semaphore, which somebody else has now.
+
+    What the lock protects may be half changed. As a warning it is given to whoever has acquired
+    the lock next; with ``on_abandoned="raise"`` it is an exception, and the lock is free again.
+
+    Attributes:
+        pid: the process id that the holder had.
+        exitcode: as ``Process.exitcode``; ``None`` where it could not be learned.
+    """
+
+    def __init__(self, pid: int, exitcode: int | None = None, what: str = "a lock") -> None:
+        self.pid = pid
+        self.exitcode = exitcode
+        self.what = what
+        super().__init__(f"process {pid} {_ended(exitcode)} while it held {what}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle."""
+        return type(self), (self.pid, self.exitcode, self.what)
+
+
+def _ended(exitcode: int | None) -> str:
+    if exitcode is None:
+        return "ended"
+    if exitcode >= 0:
+        return f"exited with code {exitcode}"
+    try:
+        return f"was killed by {_signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"

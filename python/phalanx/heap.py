@@ -22,8 +22,8 @@ from __future__ import annotations
 import sys
 from multiprocessing import reduction
 
-from phalanx._passing import Descriptor, pass_on
-from phalanx._phalanx import Block
+from phalanx import _phalanx
+from phalanx.synchronize import _placed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,27 +36,29 @@ __all__ = ["BufferWrapper"]
 
 
 class Arena:
-    """A memory file, or, with ``fd``, a piece of the one behind that descriptor."""
+    """``size`` bytes in a memory file; or those at a place that another process has passed on."""
 
-    def __init__(self, size: int, fd: int = -1, *, offset: int = 0) -> None:
+    def __init__(self, size: int, fd: int = -1, *, place: Any = None) -> None:
+        if fd != -1:
+            place = _phalanx.Arena.adopt(fd), 0
         self.size = size
-        self.buffer = Block(size) if fd == -1 else Block.open(fd, offset, size)
+        self.buffer = _phalanx.Block(size, place)
 
     @property
     def fd(self) -> int:
         """The descriptor of the memory file that this is in."""
-        return self.buffer.place()[0]
+        arena, _ = self.buffer._place()
+        return arena.fileno()
 
 
-def reduce_arena(arena: Arena) -> tuple[Callable[..., Arena], tuple[int, Descriptor, int]]:
+def reduce_arena(arena: Arena) -> tuple[Callable[..., Arena], tuple[int, Any]]:
     """How an arena is pickled."""
-    fd, offset = arena.buffer.place()
-    return rebuild_arena, (arena.size, pass_on(fd), offset)
+    return rebuild_arena, (arena.size, _placed(arena.buffer))
 
 
-def rebuild_arena(size: int, descriptor: Descriptor, offset: int = 0) -> Arena:
+def rebuild_arena(size: int, place: Any) -> Arena:
     """The arena that another process has pickled."""
-    return Arena(size, descriptor.fd, offset=offset)
+    return Arena(size, place=place)
 
 
 reduction.register(Arena, reduce_arena)
@@ -102,8 +104,8 @@ class BufferWrapper:
         (arena, start, _), size = self._state
         return memoryview(arena.buffer)[start : start + size]
 
-    def _block(self) -> Block:
+    def _block(self) -> _phalanx.Block:
         """The engine's block, which is this one's bytes and no more."""
         (arena, _, _), _ = self._state
-        block: Block = arena.buffer
+        block: _phalanx.Block = arena.buffer
         return block

@@ -34,6 +34,7 @@ from multiprocessing.context import assert_spawning
 from phalanx import heap
 from phalanx._phalanx import Cell, Cells
 from phalanx.context import _default_context
+from phalanx.synchronize import Lock, RLock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ _LETTERS: dict[Any, str] = {
     **{each: letter for letter, each in typecode_to_type.items() if letter != "u"},
     ctypes.c_bool: "?",
 }
+
+#: Locks that the engine can take itself. A subclass may have an ``acquire`` of its own.
+_OURS = (RLock, Lock)
 
 _register: Any = reduction.ForkingPickler.register
 
@@ -259,7 +263,12 @@ class Synchronized(Cell, SynchronizedBase, _standard.Synchronized):  # type: ign
 
     def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
         SynchronizedBase.__init__(self, obj, lock, ctx)
-        self._bind(self._lock, obj, _block_of(obj), _LETTERS.get(type(obj), "-"))
+        self._bind(
+            (self._lock, type(self._lock) in _OURS),
+            obj,
+            _block_of(obj),
+            _LETTERS.get(type(obj), "-"),
+        )
 
 
 class SynchronizedArray(Cells, SynchronizedBase, _standard.SynchronizedArray):  # type: ignore[misc]
@@ -267,7 +276,12 @@ class SynchronizedArray(Cells, SynchronizedBase, _standard.SynchronizedArray):  
 
     def __init__(self, obj: Any, lock: Any = None, ctx: Any = None) -> None:
         SynchronizedBase.__init__(self, obj, lock, ctx)
-        self._bind(self._lock, obj, _block_of(obj), _LETTERS.get(obj._type_, "-"))
+        self._bind(
+            (self._lock, type(self._lock) in _OURS),
+            obj,
+            _block_of(obj),
+            _LETTERS.get(obj._type_, "-"),
+        )
 
 
 class SynchronizedString(SynchronizedArray, _standard.SynchronizedString):  # type: ignore[misc]

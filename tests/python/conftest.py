@@ -69,7 +69,7 @@ def _time_limit(request: pytest.FixtureRequest) -> Iterator[None]:
 def _warm() -> None:
     """Start what is started once a process and then stays: it is no test's leak."""
     resource_tracker.ensure_running()
-    phalanx.RawValue("i")  # the arena that small blocks of shared memory are cut from
+    phalanx.Lock()  # the arena that small shared objects are cut from
     for name in ("fork", "spawn", "forkserver"):
         context = phalanx.get_context(name)
         process = context.Process(target=nothing)

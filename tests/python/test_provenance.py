@@ -36,15 +36,13 @@ ABSENT = {"forkserver.connect_to_new_process"}
 
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
-    "": """Barrier BoundedSemaphore Condition Event JoinableQueue Lock Manager
-        Pipe Queue RLock Semaphore SimpleQueue""",
+    "": "JoinableQueue Manager Pipe Queue SimpleQueue",
     "connection": "Client Connection Listener Pipe wait",
     "managers": """AcquirerProxy Array ArrayProxy AutoProxy BarrierProxy BaseListProxy
         BaseManager BasePoolProxy BaseProxy ConditionProxy DictProxy EventProxy
         IteratorProxy ListProxy MakeProxyType Namespace NamespaceProxy PoolProxy Server
         SharedMemoryManager SharedMemoryServer SyncManager Value ValueProxy""",
     "queues": "JoinableQueue Queue SimpleQueue",
-    "synchronize": "Barrier BoundedSemaphore Condition Event Lock RLock SemLock Semaphore",
 }
 
 

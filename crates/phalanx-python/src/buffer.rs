@@ -5,14 +5,13 @@
 //! stays where it is as long as somebody has a view of it.
 
 use std::ffi::c_int;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use phalanx::shared::Memory;
-use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 
 use crate::errors::raise;
+use crate::synchronize::Arena;
 
 /// A block of shared memory without a name.
 #[pyclass(frozen, module = "phalanx._phalanx")]
@@ -27,25 +26,21 @@ impl Block {
 #[pymethods]
 impl Block {
     #[new]
-    fn new(py: Python<'_>, size: usize) -> PyResult<Self> {
-        Memory::new(size).map(Self).map_err(|e| raise(py, &e))
+    #[pyo3(signature = (size, place=None))]
+    fn new(
+        py: Python<'_>,
+        size: usize,
+        place: Option<(PyRef<'_, Arena>, usize)>,
+    ) -> PyResult<Self> {
+        let memory = match place {
+            None => Memory::new(size),
+            Some((arena, offset)) => Memory::at(&arena.0, offset, size),
+        };
+        memory.map(Self).map_err(|e| raise(py, &e))
     }
 
-    #[staticmethod]
-    fn open(py: Python<'_>, fd: RawFd, offset: usize, size: usize) -> PyResult<Self> {
-        if fd < 0 {
-            return Err(PyValueError::new_err(format!("{fd} is no descriptor")));
-        }
-        // SAFETY: it is not -1, and the copy is made before anybody could close it: we hold the
-        // interpreter. One that is not open gives an error.
-        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-        let copy = fd.try_clone_to_owned().map_err(|e| PyOSError::new_err(e.raw_os_error()))?;
-        Memory::from_place(copy, offset, size).map(Self).map_err(|e| raise(py, &e))
-    }
-
-    fn place(&self) -> (RawFd, usize) {
-        let (fd, offset) = self.0.place();
-        (fd.as_raw_fd(), offset)
+    fn _place(&self) -> Option<(Arena, usize)> {
+        self.0.place().map(|(arena, offset)| (Arena(arena), offset))
     }
 
     fn __len__(&self) -> usize {

@@ -16,6 +16,7 @@ use pyo3::types::{PyBool, PyBytes, PyFloat, PyInt, PyList, PyMemoryView, PySlice
 
 use crate::buffer::Block;
 use crate::errors::raise;
+use crate::synchronize::{Lock, Patience, RLock};
 
 /// What an element is, by its letter in ctypes and `array`.
 #[derive(Clone, Copy)]
@@ -125,30 +126,63 @@ fn float(value: &Bound<'_, PyAny>) -> Option<f64> {
     value.cast::<PyInt>().ok()?.extract().ok()
 }
 
-/// The lock of a value: whatever has `acquire` and `release`.
-struct Lock {
-    acquire: Py<PyAny>,
-    release: Py<PyAny>,
+/// The lock of a value.
+enum Guard {
+    /// One of ours, which needs no call.
+    Lock(Py<Lock>),
+    RLock(Py<RLock>),
+    /// Whatever has `acquire` and `release`.
+    Foreign {
+        acquire: Py<PyAny>,
+        release: Py<PyAny>,
+    },
 }
 
-impl Lock {
-    fn new(lock: &Bound<'_, PyAny>) -> PyResult<Self> {
+impl Guard {
+    fn new(lock: &Bound<'_, PyAny>, is_ours: bool) -> PyResult<Self> {
+        if is_ours {
+            if let Ok(lock) = lock.cast::<RLock>() {
+                return Ok(Self::RLock(lock.clone().unbind()));
+            } else if let Ok(lock) = lock.cast::<Lock>() {
+                return Ok(Self::Lock(lock.clone().unbind()));
+            }
+        }
         let acquire = lock.getattr(intern!(lock.py(), "acquire"))?.unbind();
         let release = lock.getattr(intern!(lock.py(), "release"))?.unbind();
-        Ok(Self { acquire, release })
+        Ok(Self::Foreign { acquire, release })
     }
 
+    #[inline]
     fn with<T>(&self, py: Python<'_>, call: impl FnOnce() -> T) -> PyResult<T> {
-        self.acquire.call0(py)?;
+        match self {
+            Self::Lock(lock) => Lock::take(lock.bind(py), &Patience::Endless).map(drop)?,
+            Self::RLock(lock) => RLock::take(lock.bind(py), &Patience::Endless).map(drop)?,
+            Self::Foreign { acquire, .. } => acquire.call0(py).map(drop)?,
+        }
         let result = call();
-        self.release.call0(py)?;
+        match self {
+            Self::Lock(lock) => lock.get().release()?,
+            Self::RLock(lock) => lock.get().release()?,
+            Self::Foreign { release, .. } => release.call0(py).map(drop)?,
+        }
         Ok(result)
+    }
+
+    fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
+        match self {
+            Self::Lock(lock) => visit.call(lock),
+            Self::RLock(lock) => visit.call(lock),
+            Self::Foreign { acquire, release } => {
+                visit.call(acquire)?;
+                visit.call(release)
+            }
+        }
     }
 }
 
 /// A ctypes object with a lock.
 struct Guarded {
-    lock: Lock,
+    lock: Guard,
     object: Py<PyAny>,
     /// Where the object is, if it is nothing but elements of one kind.
     elements: Option<Elements>,
@@ -163,12 +197,11 @@ struct Elements {
 
 impl Guarded {
     fn new(
-        lock: &Bound<'_, PyAny>,
+        lock: Guard,
         object: Py<PyAny>,
         block: Option<Py<Block>>,
         letter: char,
     ) -> PyResult<Self> {
-        let lock = Lock::new(lock)?;
         let elements = block.zip(Kind::new(letter)).map(|(block, kind)| {
             let count = block.get().memory().len() / kind.size();
             Elements { block, kind, letter, count }
@@ -262,8 +295,7 @@ impl Guarded {
     }
 
     fn visit(&self, visit: &PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.lock.acquire)?;
-        visit.call(&self.lock.release)?;
+        self.lock.visit(visit)?;
         visit.call(&self.object)
     }
 }
@@ -293,12 +325,12 @@ impl Cell {
 
     fn _bind(
         &self,
-        lock: &Bound<'_, PyAny>,
+        lock: (Bound<'_, PyAny>, bool),
         object: Py<PyAny>,
         block: Option<Py<Block>>,
         letter: char,
     ) -> PyResult<()> {
-        fill(&self.0, Guarded::new(lock, object, block, letter)?)
+        fill(&self.0, Guarded::new(Guard::new(&lock.0, lock.1)?, object, block, letter)?)
     }
 
     #[getter]
@@ -340,12 +372,12 @@ impl Cells {
 
     fn _bind(
         &self,
-        lock: &Bound<'_, PyAny>,
+        lock: (Bound<'_, PyAny>, bool),
         object: Py<PyAny>,
         block: Option<Py<Block>>,
         letter: char,
     ) -> PyResult<()> {
-        fill(&self.0, Guarded::new(lock, object, block, letter)?)
+        fill(&self.0, Guarded::new(Guard::new(&lock.0, lock.1)?, object, block, letter)?)
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {

@@ -13,6 +13,7 @@ mod pickle;
 mod pool;
 mod process;
 mod stream;
+mod synchronize;
 mod wait;
 mod worker;
 
@@ -25,5 +26,6 @@ fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<cells::Cell>()?;
     m.add_class::<cells::Cells>()?;
     process::register(m)?;
+    synchronize::register(m)?;
     pool::register(m)
 }

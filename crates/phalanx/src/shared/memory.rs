@@ -2,12 +2,11 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
 use crate::error::{Error, Result};
-use crate::shm::{self, Block};
+use crate::shm::{self, Arena};
 use crate::sys::{named, total_memory};
 
 /// A type of plain data: every bit pattern is a value, and there is no padding.
@@ -44,9 +43,9 @@ impl Memory {
     pub fn new(len: usize) -> Result<Self> {
         let fits = len as u64 <= total_memory();
         let none = || Err(io::Error::from_raw_os_error(libc::ENOMEM));
-        let block = if fits { Block::new(len) } else { none() };
-        let block = block.map_err(|e| Error::os("allocate shared memory", e))?;
-        Ok(Self { plain: block.into(), name: None })
+        let plain = if fits { shm::Plain::new(len) } else { none() };
+        let plain = plain.map_err(|e| Error::os("allocate shared memory", e))?;
+        Ok(Self { plain, name: None })
     }
 
     /// `len` bytes of zeros, with a name that is not taken. The memory is there from now on.
@@ -58,8 +57,9 @@ impl Memory {
     ///
     /// If the name is taken or none, `len` is 0, or there is not so much memory.
     pub fn create(name: &str, len: usize) -> Result<Self> {
-        let memory = named::create(name, len).and_then(shm::Plain::map);
-        Self::named(name, memory.map_err(|e| Error::os("create shared memory", e))?)
+        let plain = named::create(name, len).and_then(|memory| shm::Plain::map(&memory));
+        let plain = plain.map_err(|e| Error::os("create shared memory", e))?;
+        Ok(Self { plain, name: Some(name.into()) })
     }
 
     /// The memory of that name.
@@ -68,12 +68,8 @@ impl Memory {
     ///
     /// If there is none, or it is empty.
     pub fn open(name: &str) -> Result<Self> {
-        let memory = named::open(name).and_then(shm::Plain::map);
-        Self::named(name, memory.map_err(|e| Error::os("open shared memory", e))?)
-    }
-
-    #[allow(clippy::unnecessary_wraps)]
-    fn named(name: &str, plain: shm::Plain) -> Result<Self> {
+        let plain = named::open(name).and_then(|memory| shm::Plain::map(&memory));
+        let plain = plain.map_err(|e| Error::os("open shared memory", e))?;
         Ok(Self { plain, name: Some(name.into()) })
     }
 
@@ -86,21 +82,21 @@ impl Memory {
         named::remove(name).map_err(|e| Error::os("remove the name of shared memory", e))
     }
 
-    /// The memory without a name at a [`place`](Self::place) of another process.
+    /// The memory without a name at the [`place`](Self::place) of another process's.
     ///
     /// # Errors
     ///
-    /// If there is none.
-    pub fn from_place(fd: OwnedFd, offset: usize, len: usize) -> Result<Self> {
-        let block = Block::open(fd, offset, len).map_err(|e| Error::os("open shared memory", e))?;
-        Ok(Self { plain: block.into(), name: None })
+    /// If so much is not there.
+    pub fn at(arena: &Arena, offset: usize, len: usize) -> Result<Self> {
+        let plain = shm::Plain::open(arena, offset, len);
+        let plain = plain.map_err(|e| Error::os("open shared memory", e))?;
+        Ok(Self { plain, name: None })
     }
 
-    /// A descriptor, and the offset behind it, by which another process finds the memory.
+    /// Where it is, for [`at`](Self::at) in another process; `None` if it has a name.
     #[must_use]
-    pub fn place(&self) -> (BorrowedFd<'_>, usize) {
-        let place = self.plain.expose();
-        (place.fd, place.offset)
+    pub fn place(&self) -> Option<(Arena, usize)> {
+        self.plain.expose()
     }
 
     /// Its name, if it has one.

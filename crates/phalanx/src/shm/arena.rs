@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | its maker | [`Block::new`] |
 //! | a forked child | inheritance: the view is inherited, at the same address |
-//! | any other | [`Block::open`], from the [`Place`] that somebody passed on |
+//! | any other | [`Block::open`], by the arena and the offset that somebody passed on |
 //!
 //! Nobody counts the users of a block across processes, as one that is killed could not give its
 //! share back. Instead the kernel counts: an arena's memory lives as long as a process maps it.
@@ -21,12 +21,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use crate::sys::fork::{self, Whole};
+use crate::sys::socket::adopt;
 use crate::sys::{Mapping, Memory};
 
 /// What blocks are multiples of: a cache line, so that no two blocks share one.
@@ -42,12 +43,12 @@ type Identity = (u64, u64, usize);
 struct Table {
     current: Option<Current>,
     /// Every arena that this process maps, so that it maps none twice.
-    known: BTreeMap<Identity, Weak<Arena>>,
+    known: BTreeMap<Identity, Weak<Inner>>,
 }
 
 /// The arena that new blocks are cut from.
 struct Current {
-    arena: Arc<Arena>,
+    arena: Arena,
     generation: u32,
     /// Bytes that were cut off, from the start.
     used: usize,
@@ -61,7 +62,7 @@ impl Current {
             return Some(offset);
         }
         let offset = self.used;
-        let end = offset.checked_add(len).filter(|end| *end <= self.arena.memory.len())?;
+        let end = offset.checked_add(len).filter(|end| *end <= self.arena.0.memory.len())?;
         self.used = end;
         Some(offset)
     }
@@ -69,7 +70,7 @@ impl Current {
 
 impl Table {
     /// An arena with `len` bytes to spare, and where they are.
-    fn cut(&mut self, len: usize) -> io::Result<(Arc<Arena>, usize)> {
+    fn cut(&mut self, len: usize) -> io::Result<(Arena, usize)> {
         let mut size = SMALLEST;
         // An inherited arena is its maker's to cut from.
         if let Some(current) = self.current.as_mut().filter(|c| c.generation == fork::generation())
@@ -78,7 +79,8 @@ impl Table {
                 return Ok((current.arena.clone(), offset));
             }
             // Where most of a full arena is in use, the next one is twice as large.
-            let (full, live) = (current.arena.memory.len(), Arc::strong_count(&current.arena) - 1);
+            let live = Arc::strong_count(&current.arena.0) - 1;
+            let full = current.arena.0.memory.len();
             let busy = live * GRAIN * 2 >= full;
             size = if busy { full * 2 } else { full }.min(LARGEST);
         }
@@ -92,38 +94,62 @@ impl Table {
     }
 
     /// This process's only view of `memory`.
-    fn map(&mut self, memory: Memory) -> io::Result<Arc<Arena>> {
+    fn map(&mut self, memory: Memory) -> io::Result<Arena> {
         let identity = memory.identity()?;
         if let Some(arena) = self.known.get(&identity).and_then(Weak::upgrade) {
-            return Ok(arena);
+            return Ok(Arena(arena));
         }
         self.known.retain(|_, arena| arena.strong_count() > 0);
         let mapping = memory.map_inherited(0, memory.len())?;
-        let arena = Arc::new(Arena { memory, mapping });
+        let arena = Arc::new(Inner { memory, mapping });
         self.known.insert(identity, Arc::downgrade(&arena));
-        Ok(arena)
+        Ok(Arena(arena))
     }
 }
 
 #[derive(Debug)]
-struct Arena {
+struct Inner {
     memory: Memory,
     mapping: Mapping,
 }
 
-/// How another process finds a block.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
-    /// Of the arena; close-on-exec.
-    pub(crate) fd: BorrowedFd<'a>,
-    pub(crate) offset: usize,
-    pub(crate) len: usize,
+/// The memory that blocks are cut from, as this process has it. It stays while this does.
+#[derive(Clone, Debug)]
+pub struct Arena(Arc<Inner>);
+
+impl Arena {
+    /// The arena of another process, by its descriptor.
+    ///
+    /// # Errors
+    ///
+    /// If it is not that of an arena, or there is no memory to map it.
+    pub fn open(fd: OwnedFd) -> io::Result<Self> {
+        let memory = Memory::from_fd(fd)?;
+        TABLE.with(|table| table.map(memory))
+    }
+}
+
+impl Arena {
+    /// As [`open`](Self::open), for a descriptor that was left to this process under a number.
+    ///
+    /// # Errors
+    ///
+    /// As `open`.
+    pub fn adopt(fd: RawFd) -> io::Result<Self> {
+        Self::open(adopt(fd)?)
+    }
+}
+
+impl AsFd for Arena {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.memory.as_fd()
+    }
 }
 
 /// A piece of shared memory, at an address that is this process's own.
 #[derive(Debug)]
 pub(crate) struct Block {
-    arena: Arc<Arena>,
+    arena: Arena,
     offset: usize,
     /// As it was asked for.
     len: usize,
@@ -155,29 +181,29 @@ impl Block {
     ///
     /// # Errors
     ///
-    /// If the descriptor is not that of an arena, or no such block fits into it.
-    pub(crate) fn open(fd: OwnedFd, offset: usize, len: usize) -> io::Result<Self> {
-        let memory = Memory::from_fd(fd)?;
+    /// If no such block fits into the arena.
+    pub(crate) fn open(arena: &Arena, offset: usize, len: usize) -> io::Result<Self> {
         let end = grains(len).and_then(|cut| offset.checked_add(cut));
-        if !offset.is_multiple_of(GRAIN) || end.is_none_or(|end| end > memory.len()) {
+        let whole = arena.0.memory.len();
+        if !offset.is_multiple_of(GRAIN) || end.is_none_or(|end| end > whole) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a block outside its arena"));
         }
-        let arena = TABLE.with(|table| table.map(memory))?;
-        let generation = fork::generation();
+        let (arena, generation) = (arena.clone(), fork::generation());
         Ok(Self { arena, offset, len, exposed: true.into(), generation, children: 0 })
     }
 
     /// Where the block is, for another process. Its memory is not used for another block again.
-    pub(crate) fn expose(&self) -> Place<'_> {
+    pub(crate) fn expose(&self) -> (Arena, usize) {
         self.exposed.store(true, Ordering::Relaxed);
-        Place { fd: self.arena.memory.as_fd(), offset: self.offset, len: self.len }
+        (self.arena.clone(), self.offset)
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
         // SAFETY: the offset was checked against the memory, all of which is mapped.
-        unsafe { self.arena.mapping.start().add(self.offset) }
+        unsafe { self.arena.0.mapping.start().add(self.offset) }
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
@@ -195,7 +221,7 @@ impl Drop for Block {
         unsafe { self.start().write_bytes(0, cut) };
         TABLE.with(|table| {
             let current = table.current.as_mut();
-            if let Some(current) = current.filter(|c| Arc::ptr_eq(&c.arena, &self.arena)) {
+            if let Some(current) = current.filter(|c| Arc::ptr_eq(&c.arena.0, &self.arena.0)) {
                 current.free.entry(cut).or_default().push(self.offset);
             }
         });
@@ -207,8 +233,9 @@ mod tests {
     use super::*;
 
     fn reopen(block: &Block) -> io::Result<Block> {
-        let place = block.expose();
-        Block::open(place.fd.try_clone_to_owned()?, place.offset, place.len)
+        let (arena, offset) = block.expose();
+        let arena = Arena::open(arena.as_fd().try_clone_to_owned()?)?;
+        Block::open(&arena, offset, block.len())
     }
 
     fn byte(block: &Block, at: usize) -> u8 {
@@ -272,7 +299,7 @@ mod tests {
     #[test]
     fn a_large_block_has_an_arena_of_its_own_that_goes_with_it() {
         let block = Block::new(1 << 20).unwrap();
-        let arena = Arc::downgrade(&block.arena);
+        let arena = Arc::downgrade(&block.arena.0);
         fill(&block, 3);
         drop(block);
         assert!(arena.upgrade().is_none());
@@ -281,12 +308,11 @@ mod tests {
     #[test]
     fn a_place_outside_its_arena_is_an_error() {
         let block = Block::new(64).unwrap();
-        let place = block.expose();
+        let (arena, _) = block.expose();
         for (offset, len) in [(1, 8), (0, usize::MAX), (1 << 30, 8), (usize::MAX - 63, 64)] {
-            let fd = place.fd.try_clone_to_owned().unwrap();
-            assert!(Block::open(fd, offset, len).is_err(), "{offset} {len}");
+            assert!(Block::open(&arena, offset, len).is_err(), "{offset} {len}");
         }
         let file = std::fs::File::open("/dev/null").unwrap();
-        assert!(Block::open(file.into(), 0, 8).is_err());
+        assert!(Arena::open(file.into()).is_err());
     }
 }

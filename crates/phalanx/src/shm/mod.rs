@@ -20,7 +20,7 @@ mod ring;
 mod seat;
 
 #[cfg(not(loom))]
-pub(crate) use arena::Block;
+pub use arena::Arena;
 pub(crate) use bell::{Bell, Sleeper};
 pub(crate) use claim::Claim;
 #[cfg(not(loom))]

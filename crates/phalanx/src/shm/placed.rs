@@ -3,10 +3,9 @@
 use std::io;
 use std::marker::PhantomData;
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-use super::arena::{Block, GRAIN, Place};
+use super::arena::{Arena, Block, GRAIN};
 
 /// What can lie in memory that other processes write.
 ///
@@ -67,13 +66,13 @@ impl<T: Words> Placed<T> {
     ///
     /// # Errors
     ///
-    /// If the descriptor is not that of an arena, or there is no room for a `T` at that offset.
-    pub(crate) fn open(fd: OwnedFd, offset: usize) -> io::Result<Self> {
-        Ok(Self { block: Block::open(fd, offset, size_of::<T>())?, words: PhantomData })
+    /// If there is no room for a `T` at that offset.
+    pub(crate) fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
+        Ok(Self { block: Block::open(arena, offset, size_of::<T>())?, words: PhantomData })
     }
 
     /// Where it is, for [`open`](Self::open) in another process.
-    pub(crate) fn expose(&self) -> Place<'_> {
+    pub(crate) fn expose(&self) -> (Arena, usize) {
         self.block.expose()
     }
 }

@@ -11,13 +11,13 @@
 //! Any bits may be found there, so only a type of which every bit pattern is a value is read, and
 //! only one without padding, which has no value to copy, is written.
 
-use std::os::fd::BorrowedFd;
+use std::io;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use bytemuck::{AnyBitPattern, NoUninit, Zeroable};
 
-use super::arena::{Block, Place};
+use super::arena::{Arena, Block};
 use crate::sys::{Mapping, Memory};
 
 /// Shared bytes; see the module.
@@ -31,7 +31,7 @@ pub(crate) struct Plain {
 #[derive(Debug)]
 enum Storage {
     Block(Block),
-    File { memory: Memory, _mapping: Mapping },
+    Mapping { _mapping: Mapping },
 }
 
 // SAFETY: the bytes are reached by atomic accesses only, and belong to the process.
@@ -39,18 +39,25 @@ unsafe impl Send for Plain {}
 // SAFETY: as above.
 unsafe impl Sync for Plain {}
 
-impl From<Block> for Plain {
-    fn from(block: Block) -> Self {
-        Self { start: block.start(), len: block.len(), storage: Storage::Block(block) }
-    }
-}
-
 impl Plain {
+    /// Zeros.
+    pub(crate) fn new(len: usize) -> io::Result<Self> {
+        Ok(Self::of(Block::new(len)?, len))
+    }
+
+    /// Those that another process made.
+    pub(crate) fn open(arena: &Arena, offset: usize, len: usize) -> io::Result<Self> {
+        Ok(Self::of(Block::open(arena, offset, len)?, len))
+    }
+
+    fn of(block: Block, len: usize) -> Self {
+        Self { start: block.start(), len, storage: Storage::Block(block) }
+    }
+
     /// A view of all of `memory`, which a forked child has too.
-    pub(crate) fn map(memory: Memory) -> std::io::Result<Self> {
+    pub(crate) fn map(memory: &Memory) -> io::Result<Self> {
         let (mapping, len) = (memory.map_inherited(0, memory.len())?, memory.len());
-        let start = mapping.start();
-        Ok(Self { start, len, storage: Storage::File { memory, _mapping: mapping } })
+        Ok(Self { start: mapping.start(), len, storage: Storage::Mapping { _mapping: mapping } })
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -61,14 +68,11 @@ impl Plain {
         self.start
     }
 
-    /// Where the bytes are, for another process.
-    pub(crate) fn expose(&self) -> Place<'_> {
+    /// Where they are, for [`open`](Self::open) in another process; `None` for a file's.
+    pub(crate) fn expose(&self) -> Option<(Arena, usize)> {
         match &self.storage {
-            Storage::Block(block) => block.expose(),
-            Storage::File { memory, .. } => {
-                let fd: BorrowedFd<'_> = std::os::fd::AsFd::as_fd(memory);
-                Place { fd, offset: 0, len: self.len }
-            }
+            Storage::Block(block) => Some(block.expose()),
+            Storage::Mapping { .. } => None,
         }
     }
 
@@ -213,7 +217,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_at_any_place_and_of_any_length() {
-        let plain = Plain::from(Block::new(64).unwrap());
+        let plain = Plain::new(64).unwrap();
         let bytes: Vec<u8> = (1..=64).collect();
         for at in 0..20 {
             for len in 0..=40 {
@@ -232,7 +236,7 @@ mod tests {
 
     #[test]
     fn what_is_not_all_inside_is_not_touched() {
-        let plain = Plain::from(Block::new(12).unwrap());
+        let plain = Plain::new(12).unwrap();
         assert_eq!(plain.load::<u64>(8), None);
         assert_eq!(plain.store(5, 0u64), None);
         assert_eq!(plain.load::<u8>(usize::MAX), None);
@@ -243,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_scalar_is_never_seen_half_written() {
-        let plain = Plain::from(Block::new(64).unwrap());
+        let plain = Plain::new(64).unwrap();
         let values = [0u64, u64::MAX];
         std::thread::scope(|scope| {
             scope.spawn(|| (0..200_000).for_each(|i| plain.store(8, values[i % 2]).unwrap()));

@@ -10,12 +10,11 @@
 //! | wake all | one who sets | nothing |
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::{Unmet, is_over, slice};
-use crate::shm::{Placed, words};
+use crate::shm::{Arena, Placed, words};
 use crate::sys::futex::{self, Woken};
 
 words! {
@@ -44,15 +43,14 @@ impl Event {
     /// # Errors
     ///
     /// If there is none at that place.
-    pub fn open(fd: OwnedFd, offset: usize) -> io::Result<Self> {
-        Placed::open(fd, offset).map(Self)
+    pub fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
+        Placed::open(arena, offset).map(Self)
     }
 
     /// Where it is, for [`open`](Self::open).
     #[must_use]
-    pub fn place(&self) -> (BorrowedFd<'_>, usize) {
-        let place = self.0.expose();
-        (place.fd, place.offset)
+    pub fn place(&self) -> (Arena, usize) {
+        self.0.expose()
     }
 
     /// Is the flag set?

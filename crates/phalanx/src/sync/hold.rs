@@ -20,13 +20,12 @@
 //! Drepper, Futexes Are Tricky). It sets the spare bit again, for it does not know who else sleeps.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Unmet, is_over, slice};
 use crate::error::OwnerDied;
-use crate::shm::{Placed, words};
+use crate::shm::{Arena, Placed, words};
 use crate::sys::futex::{self, Woken};
 use crate::sys::{Fate, ProcessId, monotonic};
 
@@ -191,15 +190,14 @@ impl Hold {
     /// # Errors
     ///
     /// If there is none at that place.
-    pub fn open(fd: OwnedFd, offset: usize) -> io::Result<Self> {
-        Placed::open(fd, offset).map(Self)
+    pub fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
+        Placed::open(arena, offset).map(Self)
     }
 
     /// Where it is, for [`open`](Self::open).
     #[must_use]
-    pub fn place(&self) -> (BorrowedFd<'_>, usize) {
-        let place = self.0.expose();
-        (place.fd, place.offset)
+    pub fn place(&self) -> (Arena, usize) {
+        self.0.expose()
     }
 
     /// Acquires the lock if that takes no wait.

@@ -7,6 +7,7 @@
 //! | `roster` | how many of something each process has | nobody |
 //! | `semaphore` | units, and who holds how many | a unit |
 //! | `waiters` | who waits, in order: the inside of a condition variable | being notified |
+//! | `gathering` | who has come to a barrier | nobody |
 //! | `event` | a flag | the flag |
 //!
 //! # What a death leaves
@@ -19,6 +20,7 @@
 //! too; any other process opens it by the block's descriptor and offset.
 
 mod event;
+mod gathering;
 mod hold;
 mod roster;
 mod semaphore;
@@ -26,9 +28,10 @@ mod waiters;
 
 use std::time::{Duration, Instant};
 
+pub use crate::shm::Arena;
 pub use event::Event;
+pub use gathering::Gathering;
 pub use hold::{Acquired, Hold};
-pub use roster::Roster;
 pub use semaphore::Semaphore;
 pub use waiters::{Turn, Waiters};
 

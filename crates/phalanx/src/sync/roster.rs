@@ -16,11 +16,8 @@ use crate::error::OwnerDied;
 use crate::shm::words;
 use crate::sys::{Fate, ProcessId};
 
-/// How many processes can have something at a time. What others have is not counted.
-const LINES: usize = 30;
-
 words! {
-    struct Line {
+    pub(super) struct Line {
         process: AtomicU64,
         count: AtomicU32,
         /// Keeps lines aligned.
@@ -28,30 +25,26 @@ words! {
     }
 }
 
-words! {
-    /// The table.
-    pub struct Roster {
-        lines: [Line; LINES],
-    }
-}
+/// The table.
+pub(super) struct Roster<'a>(pub(super) &'a [Line]);
 
-impl Roster {
+impl<'a> Roster<'a> {
     /// The line of a process; a free one is taken if it has none.
-    fn line(&self, process: ProcessId, take: bool) -> Option<&Line> {
+    fn line(&self, process: ProcessId, take: bool) -> Option<&'a Line> {
         let bits = process.bits();
         let own = |line: &&Line| line.process.load(Ordering::Relaxed) == bits;
-        if let Some(line) = self.lines.iter().find(own) {
+        if let Some(line) = self.0.iter().find(own) {
             return Some(line);
         }
         let free = |line: &&Line| {
             let order = Ordering::Relaxed;
             line.process.compare_exchange(0, bits, order, order).is_ok()
         };
-        if take { self.lines.iter().find(free) } else { None }
+        if take { self.0.iter().find(free) } else { None }
     }
 
     /// This process has one more. False if there is no line left to say so.
-    pub(crate) fn add(&self) -> bool {
+    pub(super) fn add(&self) -> bool {
         let line = self.line(ProcessId::own(), true);
         line.is_some_and(|line| {
             line.count.fetch_add(1, Ordering::AcqRel);
@@ -60,7 +53,7 @@ impl Roster {
     }
 
     /// This process has one less. False if it had none.
-    pub(crate) fn remove(&self) -> bool {
+    pub(super) fn remove(&self) -> bool {
         let line = self.line(ProcessId::own(), false);
         line.is_some_and(|line| {
             let less = |count: u32| count.checked_sub(1);
@@ -68,17 +61,17 @@ impl Roster {
         })
     }
 
-    /// How many processes that live, and this one, have in all.
-    pub(crate) fn total(&self) -> u32 {
-        let counts = self.lines.iter().map(|line| line.count.load(Ordering::Acquire));
+    /// How many all processes have.
+    pub(super) fn total(&self) -> u32 {
+        let counts = self.0.iter().map(|line| line.count.load(Ordering::Acquire));
         counts.fold(0, u32::saturating_add)
     }
 
     /// Takes what one process has that has ended: how many, and whose they were.
     ///
     /// A process that has ended is found by this once; its line is free after it.
-    pub(crate) fn settle(&self) -> Option<(u32, OwnerDied)> {
-        self.lines.iter().find_map(|line| {
+    pub(super) fn settle(&self) -> Option<(u32, OwnerDied)> {
+        self.0.iter().find_map(|line| {
             let bits = line.process.load(Ordering::Relaxed);
             let process = ProcessId::from_bits(bits)?;
             if process == ProcessId::own() {

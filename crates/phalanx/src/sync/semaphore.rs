@@ -14,17 +14,19 @@
 //! kind if it began at 0, or from the first release on by a process that held none.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::hold::Acquired;
-use super::roster::Roster;
+use super::roster::{Line, Roster};
 use super::{Unmet, is_over, slice};
-use crate::shm::{Placed, words};
+use crate::shm::{Arena, Placed, words};
 use crate::sys::futex::{self, Woken};
 
 const SPINS: u32 = 100;
+
+/// How many processes can hold units that are given back if they die. What others hold is not.
+const HOLDERS: usize = 30;
 
 words! {
     struct Words {
@@ -34,7 +36,7 @@ words! {
         bound: AtomicU32,
         /// 1 if what the dead hold is not given back.
         signals: AtomicU32,
-        roster: Roster,
+        holders: [Line; HOLDERS],
     }
 }
 
@@ -65,15 +67,18 @@ impl Semaphore {
     /// # Errors
     ///
     /// If there is none at that place.
-    pub fn open(fd: OwnedFd, offset: usize) -> io::Result<Self> {
-        Placed::open(fd, offset).map(Self)
+    pub fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
+        Placed::open(arena, offset).map(Self)
     }
 
     /// Where it is, for [`open`](Self::open).
     #[must_use]
-    pub fn place(&self) -> (BorrowedFd<'_>, usize) {
-        let place = self.0.expose();
-        (place.fd, place.offset)
+    pub fn place(&self) -> (Arena, usize) {
+        self.0.expose()
+    }
+
+    fn roster(&self) -> Roster<'_> {
+        Roster(&self.0.holders)
     }
 
     /// How many units are free.
@@ -129,7 +134,7 @@ impl Semaphore {
                 Woken::Interrupted => return Err(Unmet::Interrupted),
                 Woken::TimedOut => {
                     if self.0.signals.load(Ordering::Relaxed) == 0
-                        && let Some((units, died)) = self.0.roster.settle()
+                        && let Some((units, died)) = self.roster().settle()
                     {
                         self.give(units);
                         acquired = Acquired::Abandoned(died);
@@ -143,12 +148,12 @@ impl Semaphore {
 
     fn take(&self) -> bool {
         let signals = self.0.signals.load(Ordering::Relaxed) != 0;
-        let counted = !signals && self.0.roster.add();
+        let counted = !signals && self.roster().add();
         let less = |units: u32| units.checked_sub(1);
         // Acquire: pairs with the Release in `give`.
         let taken = self.0.units.fetch_update(Ordering::Acquire, Ordering::Relaxed, less).is_ok();
         if counted && !taken {
-            self.0.roster.remove();
+            self.roster().remove();
         }
         taken
     }
@@ -159,7 +164,7 @@ impl Semaphore {
             return false;
         }
         if self.0.signals.load(Ordering::Relaxed) == 0
-            && !self.0.roster.remove()
+            && !self.roster().remove()
             && self.bound() == Self::MOST
         {
             self.0.signals.store(1, Ordering::Relaxed);

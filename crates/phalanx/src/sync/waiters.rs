@@ -20,12 +20,11 @@
 //! other condition variables (POSIX calls it spurious); that is for more than [`PLACES`] at a time.
 
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::{Unmet, is_over, slice};
-use crate::shm::{Placed, words};
+use crate::shm::{Arena, Placed, words};
 use crate::sys::ProcessId;
 use crate::sys::futex::{self, Woken};
 
@@ -87,15 +86,14 @@ impl Waiters {
     /// # Errors
     ///
     /// If there are none at that place.
-    pub fn open(fd: OwnedFd, offset: usize) -> io::Result<Self> {
-        Placed::open(fd, offset).map(Self)
+    pub fn open(arena: &Arena, offset: usize) -> io::Result<Self> {
+        Placed::open(arena, offset).map(Self)
     }
 
     /// Where they are, for [`open`](Self::open).
     #[must_use]
-    pub fn place(&self) -> (BorrowedFd<'_>, usize) {
-        let place = self.0.expose();
-        (place.fd, place.offset)
+    pub fn place(&self) -> (Arena, usize) {
+        self.0.expose()
     }
 
     /// How many wait, the dead who did included.

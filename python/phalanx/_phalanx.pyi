@@ -47,7 +47,10 @@ class Cell:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     def _bind(self, lock: tuple[Any, bool], object: Any, block: Block | None, letter: str) -> None:
-        """What it is, and whether its lock is just ours; ``block`` is where, if it is a scalar of that letter and no more."""
+        """What it is, and whether its lock is just ours.
+
+        ``block`` is where it is, if it is a scalar of that letter and no more.
+        """
 
     @property
     def value(self) -> Any:
@@ -62,7 +65,10 @@ class Cells:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
     def _bind(self, lock: tuple[Any, bool], object: Any, block: Block | None, letter: str) -> None:
-        """What it is, and whether its lock is just ours; ``block`` is where, if it is scalars of that letter and no more."""
+        """What it is, and whether its lock is just ours.
+
+        ``block`` is where it is, if it is scalars of that letter and no more.
+        """
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: Any, /) -> Any: ...

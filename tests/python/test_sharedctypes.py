@@ -480,10 +480,42 @@ def test_a_large_array_is_given_back():
 # What deaths leave.
 
 
+def hold_and_die(value, log: Log):
+    value.get_lock().acquire()
+    value.value += 1
+    log.add("held")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        lambda value, items: value.value == 1,
+        lambda value, items: not setattr(value, "value", 5),
+        lambda value, items: items[0] == 0,
+        lambda value, items: items[:] == [0, 0],
+        lambda value, items: not items.__setitem__(0, 5),
+    ],
+    ids=["get", "set", "element", "slice", "set element"],
+)
+def test_an_access_goes_on_when_the_holder_is_killed_and_says_so(ctx, log, access):
+    value = ctx.Value("i")
+    items = ctx.Array("i", 2, lock=value.get_lock())
+    holder = ctx.Process(target=hold_and_die, args=(value, log))
+    holder.start()
+    wait_for(log, "held")
+    with pytest.warns(phalanx.AbandonedLock, match=str(holder.pid)):
+        assert access(value, items)
+    holder.join(PATIENCE)
+    holder.close()
+    assert value.get_lock().acquire(timeout=PATIENCE)  # it was released
+    value.get_lock().release()
+
+
 def make_and_die(method, log: Log):
     ctx = phalanx.get_context(method)
-    value = ctx.RawValue("i", 41)
-    items = ctx.RawArray("i", 100_000)
+    value = ctx.Value("i", 41)
+    items = ctx.Array("i", 100_000)
     items[99_999] = 7
     child = ctx.Process(target=go_on, args=(value, items, os.getpid(), log))
     child.start()

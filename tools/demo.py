@@ -44,6 +44,11 @@ def main() -> int:
         prints("a pool, in Python", [python, PYTHON / "squares.py"], SQUARES),
         prints("a process, in Rust", [RUST / "hello"], HELLO),
         prints("a pool, in Rust", [RUST / "squares"], SQUARES),
+        prints(
+            "memory that both share",
+            [python, PYTHON / "double_in_rust.py", RUST / "double"],
+            "[3.0, 5.0, 7.0]\n",
+        ),
         succeeds("a real job, in Python", [python, PYTHON / "count_tokens.py"]),
         succeeds("a real job, in Rust", [RUST / "count_words", library]),
         succeeds(

@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 
 use bytemuck::{AnyBitPattern, NoUninit};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::place::{Placed, Placing};
 use crate::error::{Error, Result};
 use crate::shm::{self, Arena};
 use crate::sys::{named, total_memory};
@@ -25,6 +27,19 @@ pub trait Plain: AnyBitPattern + NoUninit + Send + Sync {}
 impl<T: AnyBitPattern + NoUninit + Send + Sync> Plain for T {}
 
 /// Bytes that processes share.
+///
+/// | what | what becomes of it |
+/// | --- | --- |
+/// | a range outside | an error; nothing is read or changed |
+/// | a name that is taken, or none; no memory for it | an error, when it is created |
+/// | a name that nobody has | an error |
+/// | memory with a name that another process shrinks | SIGBUS for who touches what is gone, as with any file: share names with whom you trust |
+/// | a process ends in the middle of a write | each 8 bytes at a multiple of 8 are the old or the new ones |
+/// | its creator ends | others keep it; a name stays until it is [removed](Self::remove) |
+/// | the last process that has it ends | without a name, the system takes the memory back |
+///
+/// There is no lock; two who write at once leave some of both. It is sound for the reasons that
+/// [`Value`](super::Value#soundness) gives.
 pub struct Memory {
     plain: shm::Plain,
     name: Option<String>,
@@ -99,6 +114,19 @@ impl Memory {
         self.plain.expose()
     }
 
+    /// The same memory once more.
+    ///
+    /// # Errors
+    ///
+    /// If it has a name that is there no more.
+    pub fn try_clone(&self) -> Result<Self> {
+        let Some(name) = &self.name else {
+            let (arena, offset) = self.place().expect("what has no name has a place");
+            return Self::at(&arena, offset, self.len());
+        };
+        Self::open(name)
+    }
+
     /// Its name, if it has one.
     #[must_use]
     pub fn name(&self) -> Option<&str> {
@@ -161,6 +189,39 @@ impl Memory {
     /// If there is no room for them.
     pub fn write(&self, at: usize, from: &[u8]) -> Result<()> {
         self.plain.write(at, from).ok_or_else(outside)
+    }
+}
+
+/// Memory as others find it.
+#[derive(Serialize)]
+enum Writing<'a> {
+    Name(&'a str),
+    Place(Placing<'a>, usize),
+}
+
+#[derive(Deserialize)]
+enum Reading {
+    Name(String),
+    Place(Placed, usize),
+}
+
+impl Serialize for Memory {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        if let Some(name) = &self.name {
+            return Writing::Name(name).serialize(serializer);
+        }
+        let (arena, offset) = self.place().expect("what has no name has a place");
+        Writing::Place(Placing::new(&arena, offset), self.len()).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Memory {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        match Reading::deserialize(deserializer)? {
+            Reading::Name(name) => Self::open(&name),
+            Reading::Place(Placed { arena, offset }, len) => Self::at(&arena, offset, len),
+        }
+        .map_err(de::Error::custom)
     }
 }
 

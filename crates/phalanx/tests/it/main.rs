@@ -7,6 +7,7 @@ mod deaths;
 mod imap;
 mod pool;
 mod process;
+mod shared;
 mod tidy;
 mod values;
 

@@ -115,7 +115,7 @@ fn values_that_are_set_by_processes_that_are_killed_are_whole() {
         let beginnings = Beginnings::new();
         let set_for_ever = |(value, name): (Value<[u64; 64]>, String)| {
             begin(&name);
-            (1..).for_each(|n| value.set([n; 64]));
+            (1..u64::MAX).for_each(|n| value.set([n; 64]));
         };
         for _ in 0..10 {
             let argument = (value.try_clone().unwrap(), beginnings.name.clone());

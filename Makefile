@@ -19,6 +19,8 @@ setup:
 
 build: setup ## the extension, in release, into .venv (editable)
 	PIP_QUIET=1 .venv/bin/maturin develop --release --quiet
+	@# Where PYTHONDONTWRITEBYTECODE is set, each start would compile the package anew.
+	@$(PYTHON) -m compileall -q python/phalanx
 
 demo: build ## the programs of the README and a real job, in Python and in Rust
 	$(PYTHON) tools/demo.py

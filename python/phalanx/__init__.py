@@ -2,7 +2,7 @@
 
 ``import phalanx as multiprocessing`` is all that a program changes. What is added to the standard
 library's names: the exceptions `WorkerDied`, `RemoteError` and `InitializerFailed`, and the warning
-`AbandonedLock`.
+`AbandonedLock`; and `install`, which makes ``multiprocessing`` itself be this package.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ __all__ = [
     "get_context",
     "get_logger",
     "get_start_method",
+    "install",
     "log_to_stderr",
     "parent_process",
     "reducer",
@@ -104,6 +105,19 @@ reducer = _default_context.reducer
 set_executable = _default_context.set_executable
 set_forkserver_preload = _default_context.set_forkserver_preload
 set_start_method = _default_context.set_start_method
+
+
+def install() -> None:
+    """Make the standard library's ``multiprocessing`` be this package, from here on.
+
+    It holds for the whole program: its libraries, its children, and whatever has imported
+    ``multiprocessing`` before. Best called at the top of a program; see ``phalanx._install`` for
+    what it cannot reach. ``python -m phalanx PROGRAM`` does it for a program that is not to be
+    changed. Called again, it does nothing.
+    """
+    from phalanx import _install
+
+    _install.install()
 
 
 # Loaded when first asked for.

@@ -120,7 +120,7 @@ class ForkServer:
 
     def _command(self) -> list[str]:
         data = spawn.get_preparation_data("ignore")
-        wanted = ["sys_path", "sys_argv", "init_main_from_name", "init_main_from_path"]
+        wanted = ["sys_path", "sys_argv", "install", "init_main_from_name", "init_main_from_path"]
         owner = {key: data[key] for key in wanted if key in data}
         settings = (self._preload_modules, self._on_error, owner)
         if getattr(sys, "frozen", False):
@@ -174,6 +174,7 @@ def main(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
     set_forkserver_preload(preload, on_error=on_error)
     sys.path[:] = owner.pop("sys_path")
     sys.argv[:] = owner.pop("sys_argv")
+    _install_if_told(owner)
     for module in preload:
         try:
             if module == "__main__":
@@ -207,6 +208,13 @@ def main(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
                 _be_child(server, request, on_interrupt)
             server.launched(pid)
         request.close()
+
+
+def _install_if_told(owner: dict[str, Any]) -> None:
+    if owner.pop("install", False):
+        from phalanx._install import install
+
+        install()
 
 
 def _import_hinted(modules: list[str]) -> None:

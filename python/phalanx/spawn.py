@@ -36,6 +36,9 @@ process: Any = _process
 reduction: Any = _reduction
 util: Any = _util
 _standard: Any = _spawn
+# Kept: once `phalanx.install` has been called, the module shows ours under these names.
+_their_prepare = _standard.prepare
+_check_not_importing_main = _standard._check_not_importing_main
 
 #: A child may not find this package by itself, run with ``-I``, ``-S`` or from a zip file.
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -132,7 +135,7 @@ def get_preparation_data(name: str) -> dict[str, Any]:
         RuntimeError: this process is itself still being prepared, so the main module has no
             ``if __name__ == "__main__"``.
     """
-    _standard._check_not_importing_main()
+    _check_not_importing_main()
     original_dir = process.ORIGINAL_DIR
     data: dict[str, Any] = {
         "log_to_stderr": util._log_to_stderr,
@@ -146,6 +149,8 @@ def get_preparation_data(name: str) -> dict[str, Any]:
     }
     if util._logger is not None:
         data["log_level"] = util._logger.getEffectiveLevel()
+    if "phalanx._install" in sys.modules:
+        data["install"] = True
     data.update(_main_module(original_dir))
     return data
 
@@ -165,6 +170,10 @@ def _main_module(original_dir: str | None) -> dict[str, str]:
 
 def prepare(data: dict[str, Any]) -> None:
     """Make this process like its parent, as far as ``data`` tells."""
+    if data.pop("install", False):
+        from phalanx._install import install
+
+        install()
     if (environ := data.pop("environ", None)) is not None:
         os.environ.clear()
         os.environ.update(environ)
@@ -172,7 +181,7 @@ def prepare(data: dict[str, Any]) -> None:
         _take_stdio(number)
     if (start_method := data.pop("start_method", None)) is not None:
         context._force_start_method(start_method)
-    _standard.prepare(data)
+    _their_prepare(data)
 
 
 def _take_stdio(number: int) -> None:

@@ -201,7 +201,7 @@ class SharedMemory(_standard.SharedMemory):
     @property
     def name(self) -> Any:
         """The name by which others find the block."""
-        if self._prepend_leading_slash and self._name.startswith("/"):
+        if self._prepend_leading_slash and self._name and self._name.startswith("/"):
             return self._name[1:]
         return self._name
 

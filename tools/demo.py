@@ -12,6 +12,7 @@ LIMIT = 300  # seconds; a program that takes longer hangs
 
 HELLO = "Worker process started\nHello from the worker process!\nMain process finished\n"
 SQUARES = "Results: [1, 4, 9, 16, 25]\n"
+LENGTHS = "we share a pipe: [2, 5, 1, 4]\nand no more: [3, 2, 4]\nexit status 0\n"
 
 
 def prints(title: str, command: list[str | Path], expected: str) -> bool:
@@ -48,6 +49,11 @@ def main() -> int:
             "memory that both share",
             [python, PYTHON / "double_in_rust.py", RUST / "double"],
             "[3.0, 5.0, 7.0]\n",
+        ),
+        prints(
+            "a pipe between both",
+            [python, PYTHON / "word_lengths.py", RUST / "word_lengths"],
+            LENGTHS,
         ),
         succeeds("a real job, in Python", [python, PYTHON / "count_tokens.py"]),
         succeeds("a real job, in Rust", [RUST / "count_words", library]),

@@ -12,6 +12,7 @@ __all__ = [
     "Cell",
     "Cells",
     "Child",
+    "Connection",
     "Event",
     "Feeder",
     "Gathering",
@@ -30,6 +31,8 @@ __all__ = [
     "child_of",
     "self_pidfd",
     "spawn",
+    "stream_pair",
+    "wait_readable",
 ]
 
 @final
@@ -282,6 +285,81 @@ def child_of(pid: int) -> Child:
 
 def self_pidfd() -> int:
     """A descriptor of this process, for its children to see its end by; opened once, and kept."""
+
+@disjoint_base
+class Connection:
+    """One end of a pipe or a connection; what `phalanx.connection.Connection` inherits from.
+
+    The attributes ``_handle``, ``_readable`` and ``_writable`` are as CPython's.
+    """
+
+    _handle: int | None
+    _readable: bool
+    _writable: bool
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    @property
+    def closed(self) -> bool:
+        """Is it closed?"""
+
+    @property
+    def readable(self) -> bool:
+        """May it receive?"""
+
+    @property
+    def writable(self) -> bool:
+        """May it send?"""
+
+    def fileno(self) -> int:
+        """The descriptor.
+
+        Raises:
+            OSError: the connection is closed.
+        """
+
+    def close(self) -> None:
+        """Close the descriptor; again is nothing."""
+
+    def send(self, obj: Any) -> None:
+        """Send an object, by its pickle.
+
+        Raises:
+            BrokenPipeError: nobody has the other end any more.
+        """
+
+    def send_bytes(self, buf: Any, offset: int = 0, size: int | None = None) -> None:
+        """Send ``size`` bytes of a bytes-like object from ``offset`` on, by default all."""
+
+    def recv(self) -> Any:
+        """Wait for an object.
+
+        Raises:
+            EOFError: there are no more, and nobody has the other end any more.
+        """
+
+    def recv_bytes(self, maxlength: int | None = None) -> bytes:
+        """Wait for a message of bytes.
+
+        Raises:
+            EOFError: there are no more, and nobody has the other end any more.
+            OSError: it is longer than ``maxlength``; nothing can be received after that.
+        """
+
+    def recv_bytes_into(self, buf: Any, offset: int = 0) -> int:
+        """Wait for a message of bytes, write it to ``buf`` and return its length.
+
+        Raises:
+            BufferTooShort: there is not enough room; the message is in its ``args``.
+        """
+
+    def poll(self, timeout: float | None = 0.0) -> bool:
+        """Is there something to receive, or the other end closed, within ``timeout`` seconds?"""
+
+def stream_pair() -> tuple[int, int]:
+    """Two connected descriptors, for bytes in both directions."""
+
+def wait_readable(fds: Sequence[int], timeout: float | None = None) -> list[int]:
+    """The places of the descriptors that can be read, in order, once there is one."""
 
 @final
 class Template:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, ClassVar
 
+    from phalanx.connection import Connection as _Connection
     from phalanx.pool import Pool as _Pool
     from phalanx.popen_fork import Popen as _AnyPopen
     from phalanx.synchronize import Barrier as _Barrier
@@ -76,6 +77,12 @@ class BaseContext(_standard.BaseContext):
         from phalanx.pool import Pool
 
         return Pool(processes, initializer, initargs, maxtasksperchild, context=context)
+
+    def Pipe(self, duplex: bool = True) -> tuple[_Connection, _Connection]:
+        """Two connected ends; unless ``duplex``, the first receives and the second sends."""
+        from phalanx.connection import Pipe
+
+        return Pipe(duplex)
 
     def Lock(  # type: ignore[override]
         self, *, on_abandoned: OnAbandoned = "warn"

@@ -44,6 +44,9 @@ _check_not_importing_main = _standard._check_not_importing_main
 _PACKAGE_PARENT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
+_TRACKER_CODE = r"from multiprocessing\.resource_tracker import main; ?main\((\d+)\)"
+
+
 def _python_command(code: str) -> list[str]:
     """The command line that runs ``code`` as our children's first line."""
     find_us = f"import sys; sys.path.insert(0, {_PACKAGE_PARENT!r}); "
@@ -72,6 +75,7 @@ def is_forking(argv: list[str]) -> bool:
 def freeze_support() -> None:
     """In a frozen program that was started to be a child: be one, and exit."""
     if not is_forking(sys.argv):
+        _be_tracker_if_told(sys.argv)
         return
     if sys.argv[2] == "template":
         from phalanx.forkserver import _frozen_main
@@ -81,6 +85,26 @@ def freeze_support() -> None:
     words = (arg.split("=") for arg in sys.argv[2:])
     kwds: dict[str, Any] = {k: None if value == "None" else int(value) for k, value in words}
     spawn_main(**kwds)
+
+
+def _be_tracker_if_told(argv: list[str]) -> None:
+    """Be the resource tracker, if that is what this frozen program was started for.
+
+    It is started as ``PROGRAM FLAGS -c CODE``, which a frozen program takes for its own arguments:
+    it would run as if it were the first, and start another.
+    """
+    flags: list[str] = util._args_from_interpreter_flags()
+    before, after = argv[1 : len(flags) + 1], argv[len(flags) + 1 :]
+    if before != flags or after[:1] != ["-c"]:
+        return
+    import re
+
+    told = re.fullmatch(_TRACKER_CODE, " ".join(after[1:]))
+    if told:
+        from multiprocessing.resource_tracker import main
+
+        main(int(told[1]))
+        sys.exit()
 
 
 def spawn_main(

@@ -36,8 +36,7 @@ ABSENT = {"forkserver.connect_to_new_process"}
 
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
-    "": "JoinableQueue Manager Pipe Queue SimpleQueue",
-    "connection": "Client Connection Listener Pipe wait",
+    "": "JoinableQueue Manager Queue SimpleQueue",
     "managers": """AcquirerProxy Array ArrayProxy AutoProxy BarrierProxy BaseListProxy
         BaseManager BasePoolProxy BaseProxy ConditionProxy DictProxy EventProxy
         IteratorProxy ListProxy MakeProxyType Namespace NamespaceProxy PoolProxy Server

@@ -1,7 +1,7 @@
 //! The one place that turns the engine's errors into Python's.
 
 use phalanx::{Error, WorkerDied};
-use pyo3::exceptions::{PyOSError, PyRuntimeError, PyTimeoutError, PyValueError};
+use pyo3::exceptions::{PyEOFError, PyOSError, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -11,9 +11,20 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
     if let Some(died) = error.worker_died() {
         return worker_died(py, died, None);
     }
+    if error.is_end_inside() {
+        let class = py.import("phalanx.connection").and_then(|m| m.getattr("_EndInMessage"));
+        let end = class.and_then(|class| class.call1((message,)));
+        return end.map_or_else(|error| error, PyErr::from_value);
+    }
+    if error.is_end() {
+        return PyEOFError::new_err(());
+    }
     if let Some(errno) = error.os_error().and_then(std::io::Error::raw_os_error) {
         // Two arguments: Python then picks the subclass that belongs to the number.
         return PyOSError::new_err((errno, message));
+    }
+    if error.os_error().is_some() {
+        return PyOSError::new_err(message);
     }
     if error.is_timeout() {
         return PyTimeoutError::new_err(message);

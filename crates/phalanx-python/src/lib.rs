@@ -5,6 +5,7 @@
 #[allow(unsafe_code)] // Python's buffer protocol has raw pointers; see CONTRIBUTING.md
 mod buffer;
 mod cells;
+mod connection;
 mod errors;
 mod function;
 mod handle;
@@ -25,6 +26,7 @@ fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<buffer::Block>()?;
     m.add_class::<cells::Cell>()?;
     m.add_class::<cells::Cells>()?;
+    connection::register(m)?;
     process::register(m)?;
     synchronize::register(m)?;
     pool::register(m)

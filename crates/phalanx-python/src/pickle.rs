@@ -127,6 +127,11 @@ pub fn loads<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> 
     names(py)?.loads.bind(py).call1((PyBytes::new(py, bytes),))
 }
 
+/// The object of a pickle that Python has as an object.
+pub fn load<'py>(py: Python<'py>, bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+    names(py)?.loads.bind(py).call1((bytes,))
+}
+
 /// A function of `phalanx._carry`, where the rare cases are dealt with.
 pub fn carry<'py>(
     py: Python<'py>,

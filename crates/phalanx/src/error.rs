@@ -30,6 +30,10 @@ enum Kind {
     Closed {
         what: String,
     },
+    /// The other end of a connection is closed.
+    End {
+        inside: bool,
+    },
     Invalid {
         why: String,
     },
@@ -139,6 +143,10 @@ impl Error {
         Self::new(Kind::Closed { what: what.into() })
     }
 
+    pub(crate) fn end(inside: bool) -> Self {
+        Self::new(Kind::End { inside })
+    }
+
     pub(crate) fn invalid(why: impl Into<String>) -> Self {
         Self::new(Kind::Invalid { why: why.into() })
     }
@@ -178,6 +186,18 @@ impl Error {
     #[must_use]
     pub fn is_closed(&self) -> bool {
         matches!(&*self.0, Kind::Closed { .. })
+    }
+
+    /// Is there nothing more to receive, since nobody has the other end any more?
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        matches!(&*self.0, Kind::End { .. })
+    }
+
+    /// Did it end in the middle of a message?
+    #[must_use]
+    pub fn is_end_inside(&self) -> bool {
+        matches!(&*self.0, Kind::End { inside: true })
     }
 
     /// Was an argument out of its range?
@@ -235,6 +255,8 @@ impl fmt::Display for Error {
             Kind::Os { doing, source } => write!(f, "failed to {doing}: {source}"),
             Kind::TimedOut { doing } => write!(f, "timed out waiting for {doing}"),
             Kind::Closed { what } => f.write_str(what),
+            Kind::End { inside: false } => f.write_str("the other end is closed"),
+            Kind::End { inside: true } => f.write_str("got end of file during message"),
             Kind::Invalid { why } => f.write_str(why),
             Kind::Corrupt { what } => write!(f, "another process wrote nonsense into {what}"),
             Kind::WorkerDied(died) => died.fmt(f),

@@ -33,6 +33,7 @@
 //! | [`Pool::try_map`] | what became of each item |
 //! | [`Pool::imap`], [`Pool::imap_unordered`] | an iterator over results, lazy at both ends |
 //! | [`Pool::submit`] | a [`Handle`], to be waited for or awaited |
+//! | [`pipe::pipe`] | two ends for messages, between processes, also with a Python program |
 //! | [`Process::spawn`] | a process for one task |
 //!
 //! # Failures
@@ -104,9 +105,13 @@ pub mod sync;
 mod sys;
 
 #[cfg(not(loom))]
+pub use api::pipe;
+#[cfg(not(loom))]
 pub use api::{
     Builder, Descriptor, Handle, Imap, Pool, Process, ProcessBuilder, Stdio, Value, init,
 };
+#[cfg(not(loom))]
+pub use channel::connection;
 pub use error::{Error, OwnerDied, Result, WorkerDied};
 pub use process::Exit;
 pub use sys::limits::Resource;

@@ -7,6 +7,7 @@
 //! | `task` | a function and its types as bytes, and how it is called |
 //! | `failure` | how a task failed, panics above all |
 //! | `descriptor` | an open file as a value |
+//! | `pipe` | two ends for messages |
 //! | `pool`, `map`, `stream`, `handle` | what a caller sees |
 //! | `process`, `process_builder` | one process for one task |
 
@@ -14,6 +15,7 @@ mod descriptor;
 mod failure;
 mod handle;
 mod map;
+pub mod pipe;
 mod pool;
 mod process;
 mod process_builder;

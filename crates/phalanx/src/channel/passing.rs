@@ -159,25 +159,39 @@ pub(crate) struct Passing<'a>(pub(crate) BorrowedFd<'a>);
 #[derive(Debug)]
 pub(crate) struct Passed(pub(crate) OwnedFd);
 
+/// As [`Passing`], but whoever reads it takes it: no copy stays here, whose being open would hide
+/// the death of the one that took it.
+#[derive(Debug)]
+pub(crate) struct Handing<'a>(pub(crate) BorrowedFd<'a>);
+
 impl Serialize for Passing<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let once = WRITING.with_borrow(|scope| scope.as_ref().map(|s| matches!(s, Scope::Once)));
-        let once = once.ok_or_else(|| {
-            ser::Error::custom(
-                "a descriptor can be written only into what goes to another process: the argument \
-                 of a task, the result of a pool's task, or an item of a channel or a pipe",
-            )
-        })?;
-        let ticket = issue(self.0, once);
-        let ticket =
-            ticket.map_err(|e| ser::Error::custom(format!("pass a descriptor on: {e}")))?;
-        WRITING.with_borrow_mut(|scope| {
-            if let Some(Scope::Held(tickets)) = scope {
-                tickets.push(ticket.number);
-            }
-        });
-        ticket.serialize(serializer)
+        write(self.0, false, serializer)
     }
+}
+
+impl Serialize for Handing<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        write(self.0, true, serializer)
+    }
+}
+
+fn write<S: Serializer>(fd: BorrowedFd<'_>, taken: bool, serializer: S) -> Result<S::Ok, S::Error> {
+    let once = WRITING.with_borrow(|scope| scope.as_ref().map(|s| matches!(s, Scope::Once)));
+    let once = once.ok_or_else(|| {
+        ser::Error::custom(
+            "a descriptor can be written only into what goes to another process: the argument \
+                 of a task, the result of a pool's task, or an item of a channel or a pipe",
+        )
+    })?;
+    let ticket = issue(fd, once || taken);
+    let ticket = ticket.map_err(|e| ser::Error::custom(format!("pass a descriptor on: {e}")))?;
+    WRITING.with_borrow_mut(|scope| {
+        if let Some(Scope::Held(tickets)) = scope {
+            tickets.push(ticket.number);
+        }
+    });
+    ticket.serialize(serializer)
 }
 
 impl<'de> Deserialize<'de> for Passed {

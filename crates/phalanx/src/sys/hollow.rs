@@ -435,6 +435,59 @@ pub(crate) mod rendezvous {
     }
 }
 
+pub(crate) mod stream {
+    use std::io::IoSlice;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(crate) enum Calls {
+        Socket,
+        Pipe,
+    }
+
+    impl Calls {
+        pub(crate) fn of(fd: impl AsFd) -> io::Result<Self> {
+            unsupported()
+        }
+    }
+
+    pub(crate) fn stream_pair() -> io::Result<(OwnedFd, OwnedFd)> {
+        unsupported()
+    }
+
+    pub(crate) fn try_read(
+        fd: BorrowedFd<'_>,
+        calls: Calls,
+        bytes: &mut [u8],
+    ) -> io::Result<usize> {
+        unsupported()
+    }
+
+    pub(crate) fn try_write(
+        fd: BorrowedFd<'_>,
+        calls: Calls,
+        parts: &[IoSlice<'_>],
+    ) -> io::Result<usize> {
+        unsupported()
+    }
+
+    pub(crate) fn wait(fd: BorrowedFd<'_>, writing: bool, until: Instant) -> io::Result<bool> {
+        unsupported()
+    }
+
+    pub(crate) fn wait_each(fds: &[RawFd], until: Instant) -> io::Result<Vec<usize>> {
+        unsupported()
+    }
+
+    pub(crate) fn yield_now() {}
+
+    pub(crate) fn close(fd: RawFd) -> io::Result<()> {
+        unsupported()
+    }
+}
+
 pub(crate) mod code {
     use std::marker::PhantomData;
 

@@ -5,6 +5,7 @@ mod builder;
 mod child;
 mod deaths;
 mod imap;
+mod pipe;
 mod pool;
 mod process;
 mod shared;

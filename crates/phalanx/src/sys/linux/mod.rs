@@ -15,6 +15,7 @@ pub(crate) mod named;
 pub(crate) mod rendezvous;
 mod signals;
 pub(crate) mod socket;
+pub(crate) mod stream;
 
 pub(crate) use clock::monotonic;
 pub(crate) use event::{Event, Poller};

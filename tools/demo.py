@@ -46,6 +46,11 @@ def main() -> int:
         prints("a process, in Rust", [RUST / "hello"], HELLO),
         prints("a pool, in Rust", [RUST / "squares"], SQUARES),
         prints(
+            "memory that both share",
+            [python, PYTHON / "double_in_rust.py", RUST / "double"],
+            "[3.0, 5.0, 7.0]\n",
+        ),
+        prints(
             "a pipe between both",
             [python, PYTHON / "word_lengths.py", RUST / "word_lengths"],
             LENGTHS,

@@ -8,6 +8,9 @@ from typing_extensions import disjoint_base
 __all__ = [
     "Arena",
     "AsyncResult",
+    "Block",
+    "Cell",
+    "Cells",
     "Child",
     "Connection",
     "Event",
@@ -32,6 +35,50 @@ __all__ = [
     "stream_pair",
     "wait_readable",
 ]
+
+@final
+class Block:
+    """A block of shared memory without a name. It supports the buffer protocol."""
+
+    def __new__(cls, size: int, place: _Place | None = None) -> Block: ...
+    def _place(self) -> _Place: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@disjoint_base
+class Cell:
+    """The inside of ``Synchronized``: a scalar with a lock."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _bind(self, lock: tuple[Any, bool], object: Any, block: Block | None, letter: str) -> None:
+        """What it is, and whether its lock is just ours.
+
+        ``block`` is where it is, if it is a scalar of that letter and no more.
+        """
+
+    @property
+    def value(self) -> Any:
+        """The value; the lock is taken, also to set it."""
+
+    @value.setter
+    def value(self, value: Any) -> None: ...
+
+@disjoint_base
+class Cells:
+    """The inside of ``SynchronizedArray``: an array with a lock."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self: ...
+    def _bind(self, lock: tuple[Any, bool], object: Any, block: Block | None, letter: str) -> None:
+        """What it is, and whether its lock is just ours.
+
+        ``block`` is where it is, if it is scalars of that letter and no more.
+        """
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, key: Any, /) -> Any: ...
+    def __setitem__(self, key: Any, value: Any, /) -> None: ...
+    def __delitem__(self, key: Any, /) -> None:
+        """Raise ``TypeError``."""
 
 @final
 class Arena:

@@ -70,7 +70,6 @@ def _warm() -> None:
     """Start what is started once a process and then stays: it is no test's leak."""
     resource_tracker.ensure_running()
     phalanx.Lock()  # the arena that small shared objects are cut from
-    phalanx.RawValue("q")
     for name in ("fork", "spawn", "forkserver"):
         context = phalanx.get_context(name)
         process = context.Process(target=nothing)

@@ -36,12 +36,8 @@ ABSENT = {"forkserver.connect_to_new_process"}
 
 # To be own, and still shared today. Names only ever leave this list.
 NOT_YET = {
-    "": "Array JoinableQueue Queue RawArray RawValue SimpleQueue Value",
-    "heap": "Arena BufferWrapper Heap",
+    "": "JoinableQueue Queue SimpleQueue",
     "queues": "JoinableQueue Queue SimpleQueue",
-    "shared_memory": "ShareableList SharedMemory",
-    "sharedctypes": """RawArray RawValue Synchronized SynchronizedArray SynchronizedBase
-        SynchronizedString copy""",
 }
 
 

@@ -39,7 +39,7 @@ fn this_thread() -> usize {
 }
 
 /// How long one waits, of Python's `acquire(block=True, timeout=None)`.
-enum Patience {
+pub enum Patience {
     None,
     Seconds(f64),
     Endless,
@@ -108,7 +108,7 @@ fn tell(object: &Bound<'_, PyAny>, died: OwnerDied) -> PyResult<()> {
 
 /// Memory that shared objects lie in.
 #[pyclass(frozen, weakref, module = "phalanx._phalanx")]
-pub struct Arena(engine::Arena);
+pub struct Arena(pub engine::Arena);
 
 #[pymethods]
 impl Arena {
@@ -161,7 +161,7 @@ impl Lock {
         Ok(())
     }
 
-    fn take(slf: &Bound<'_, Self>, patience: &Patience) -> PyResult<bool> {
+    pub fn take(slf: &Bound<'_, Self>, patience: &Patience) -> PyResult<bool> {
         let hold = &slf.get().hold;
         let acquired = match hold.try_acquire() {
             None => patience.wait(slf.py(), |deadline| hold.acquire(deadline))?,
@@ -201,7 +201,7 @@ impl Lock {
         Self::take(slf, &Patience::new(block, timeout)?)
     }
 
-    fn release(&self) -> PyResult<()> {
+    pub fn release(&self) -> PyResult<()> {
         if self.hold.release() { Ok(()) } else { Err(PyValueError::new_err(RELEASED)) }
     }
 
@@ -260,7 +260,7 @@ impl RLock {
         self.thread.load(Ordering::Relaxed) == this_thread() && self.hold.is_ours()
     }
 
-    fn take(slf: &Bound<'_, Self>, patience: &Patience) -> PyResult<bool> {
+    pub fn take(slf: &Bound<'_, Self>, patience: &Patience) -> PyResult<bool> {
         let this = slf.get();
         if this.holds() {
             let count = this.count.load(Ordering::Relaxed);
@@ -310,7 +310,7 @@ impl RLock {
         Self::take(slf, &Patience::new(block, timeout)?)
     }
 
-    fn release(&self) -> PyResult<()> {
+    pub fn release(&self) -> PyResult<()> {
         if !self.holds() {
             let why = "attempt to release recursive lock not owned by thread";
             return Err(PyAssertionError::new_err(why));

@@ -70,6 +70,11 @@
 //! a thread that waits reads the results itself. Any number of tasks may be in flight; each takes
 //! some memory and no descriptor.
 //!
+//! # Sharing
+//!
+//! [`shared`] has values and arrays in memory that processes share; they can be (part of) what a
+//! task is given and returns.
+//!
 //! # Tests
 //!
 //! `cargo test` runs a program without a `main` of yours, so write [`enable_tests!`] once in each
@@ -90,6 +95,8 @@ pub mod error;
 #[cfg(not(loom))]
 pub mod pool;
 pub mod process;
+#[cfg(not(loom))]
+pub mod shared;
 #[allow(unsafe_code)] // one of the two rooms; see ARCHITECTURE.md
 mod shm;
 pub mod sync;

@@ -215,11 +215,15 @@ impl Drop for Block {
             return;
         }
         let cut = grains(self.len).expect("it was cut");
+        let arena = &self.arena;
+        let is_cut_from = |current: &&mut Current| Arc::ptr_eq(&current.arena.0, &arena.0);
+        if TABLE.with(|table| table.current.as_mut().filter(is_cut_from).is_none()) {
+            return; // nobody will cut it again: do not touch pages that nobody has touched
+        }
         // SAFETY: the bytes are this block's alone, and whole grains were cut for it.
         unsafe { self.start().write_bytes(0, cut) };
         TABLE.with(|table| {
-            let current = table.current.as_mut();
-            if let Some(current) = current.filter(|c| Arc::ptr_eq(&c.arena.0, &self.arena.0)) {
+            if let Some(current) = table.current.as_mut().filter(is_cut_from) {
                 current.free.entry(cut).or_default().push(self.offset);
             }
         });

@@ -15,6 +15,8 @@ mod lease;
 mod line;
 #[cfg(not(loom))]
 mod placed;
+#[cfg(not(loom))]
+mod plain;
 mod ring;
 #[cfg(not(loom))]
 mod seat;
@@ -29,6 +31,8 @@ pub(crate) use lease::Lease;
 pub(crate) use line::{Half, Line};
 #[cfg(not(loom))]
 pub(crate) use placed::{Placed, Words, words};
+#[cfg(not(loom))]
+pub(crate) use plain::Plain;
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};

@@ -78,6 +78,26 @@ impl Memory {
     }
 }
 
+pub(crate) fn total_memory() -> u64 {
+    u64::MAX
+}
+
+pub(crate) mod named {
+    use super::*;
+
+    pub(crate) fn create(name: &str, len: usize) -> io::Result<Memory> {
+        unsupported()
+    }
+
+    pub(crate) fn open(name: &str) -> io::Result<Memory> {
+        unsupported()
+    }
+
+    pub(crate) fn remove(name: &str) -> io::Result<()> {
+        unsupported()
+    }
+}
+
 impl AsFd for Memory {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match *self {}

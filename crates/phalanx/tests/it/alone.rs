@@ -21,8 +21,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 #[track_caller]
 pub fn alone(test: impl Fn() + Copy + Send + Sync + 'static) {
     let body = move |()| {
-        // The arena that small shared objects are cut from is made once a process, and stays.
-        drop(phalanx::sync::Event::new());
+        // The arena that small shared objects are cut from stays.
+        drop(phalanx::shared::Value::new(0_u8).expect("shared memory"));
         let before = Belongings::now();
         test();
         eventually(

@@ -8,6 +8,7 @@ mod imap;
 mod pipe;
 mod pool;
 mod process;
+mod shared;
 mod sync;
 mod tidy;
 mod values;

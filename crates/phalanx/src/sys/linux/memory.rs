@@ -1,4 +1,4 @@
-//! Anonymous memory that has a descriptor, and views of it: memfd_create(2), mmap(2).
+//! Memory that has a descriptor, and views of it: memfd_create(2), mmap(2).
 
 use std::ffi::c_void;
 use std::fs::File;
@@ -37,6 +37,13 @@ impl Memory {
         if !seals.contains(SealFlags::SHRINK) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "memory that can shrink"));
         }
+        Self::from_file(fd)
+    }
+
+    /// The memory behind a descriptor, all that is there now.
+    ///
+    /// Whoever can write it can shrink it, which is a SIGBUS for who touches what is gone.
+    pub(crate) fn from_file(fd: OwnedFd) -> io::Result<Self> {
         let file = File::from(fd);
         let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
         Ok(Self { fd: file.into(), len })
@@ -116,6 +123,12 @@ impl Drop for Mapping {
             let _ = unsafe { munmap(self.start.as_ptr().cast::<c_void>(), self.len) };
         }
     }
+}
+
+/// Bytes of memory and swap that the machine has.
+pub(crate) fn total_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    (info.totalram as u64 + info.totalswap as u64) * u64::from(info.mem_unit)
 }
 
 /// Gives memory that the allocator holds and nobody uses back to the system: malloc_trim(3).

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::place::{Placed, Placing};
-use crate::error::{Error, OwnerDied, Result};
-use crate::sync::{Acquired, Hold};
+use crate::error::{OwnerDied, Result};
+use crate::sync::{Acquired, Hold, Shared as _};
 
 #[derive(Debug)]
 pub(super) struct Lock(Hold);
@@ -19,12 +19,12 @@ pub(super) struct Held<'a> {
 
 impl Lock {
     pub(super) fn new() -> Result<Self> {
-        Hold::new().map(Self).map_err(|e| Error::os("allocate a shared lock", e))
+        Hold::new().map(Self)
     }
 
     pub(super) fn try_clone(&self) -> Result<Self> {
         let (arena, offset) = self.0.place();
-        Hold::open(&arena, offset).map(Self).map_err(|e| Error::os("find a shared lock", e))
+        Hold::open(&arena, offset).map(Self)
     }
 
     /// Waits until the lock is free, or its holder has ended.

@@ -10,6 +10,7 @@ mod outcome;
 mod pickle;
 mod pool;
 mod process;
+mod queue;
 mod stream;
 mod synchronize;
 mod wait;
@@ -23,5 +24,6 @@ fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
     connection::register(m)?;
     process::register(m)?;
     synchronize::register(m)?;
+    queue::register(m)?;
     pool::register(m)
 }

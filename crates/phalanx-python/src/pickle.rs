@@ -124,7 +124,12 @@ pub fn dumps(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
 
 /// The object of a pickle.
 pub fn loads<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    names(py)?.loads.bind(py).call1((PyBytes::new(py, bytes),))
+    load(&PyBytes::new(py, bytes))
+}
+
+/// As [`loads`], of bytes that Python has already.
+pub fn load<'py>(bytes: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
+    names(bytes.py())?.loads.bind(bytes.py()).call1((bytes,))
 }
 
 /// The object of a pickle that Python has as an object.

@@ -85,7 +85,7 @@
 #[cfg(not(loom))]
 mod api;
 #[cfg(not(loom))]
-mod channel;
+pub mod channel;
 pub mod error;
 #[cfg(not(loom))]
 pub mod pool;

@@ -6,3 +6,9 @@ mod passing;
 mod wire;
 
 pub(crate) use passing::{Handing, Passed, Passing, Scope, Tickets};
+mod queue;
+mod stream;
+
+pub(crate) use passing::{Passed, Passing, Scope, Tickets};
+pub use queue::{Body, Front, Pushed, Queue};
+pub use stream::Frame;

@@ -16,6 +16,8 @@ mod placed;
 mod ring;
 #[cfg(not(loom))]
 mod seat;
+#[cfg(not(loom))]
+mod store;
 
 #[cfg(not(loom))]
 pub use arena::Arena;
@@ -28,3 +30,5 @@ pub(crate) use placed::{Placed, Words, words};
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};
+#[cfg(not(loom))]
+pub(crate) use store::{SEGMENT, Store};

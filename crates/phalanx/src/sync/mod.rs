@@ -31,6 +31,7 @@ use std::time::{Duration, Instant};
 pub use crate::shm::Arena;
 pub use event::Event;
 pub use gathering::Gathering;
+pub(crate) use hold::HoldWord;
 pub use hold::{Acquired, Hold};
 pub use semaphore::Semaphore;
 pub use waiters::{Turn, Waiters};

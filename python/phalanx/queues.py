@@ -1,8 +1,8 @@
 """Queues between processes, in memory that they share.
 
 As CPython 3.14, ``Lib/multiprocessing/queues.py``; ``put_many`` and ``get_many`` are ours. There is
-no thread that feeds a pipe: when ``put`` returns, the item is in the queue, for every process at once,
-and stays there when its process ends. So an object that cannot be pickled raises in ``put``, items
+no thread that feeds a pipe: when ``put`` returns, the item is in the queue, for every process, and
+stays there when its process ends. So an object that cannot be pickled raises in ``put``, items
 of all processes come in the order of their puts, ``qsize``, ``empty`` and ``full`` are exact at the
 instant of the call, and the end of a process never waits for readers.
 
@@ -28,7 +28,7 @@ of one who puts                                the item, whole, or nothing of it
 of one who gets                                the item, or it is gone with its process; no other is
 of one who waits                               nothing
 of the process that made the queue             the queue, with all items, while anybody has it
-of one who got an item and owes ``task_done``  a count that stays: ``join`` waits until somebody else
+of one who got an item and owes ``task_done``  a count that stays: ``join`` waits until another one
                                                calls ``task_done`` in its place
 of the last process that has the queue         nothing: its memory has no name
 =============================================  =====================================================

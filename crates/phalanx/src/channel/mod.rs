@@ -8,7 +8,9 @@ mod wire;
 pub(crate) use passing::{Handing, Passed, Passing, Scope, Tickets};
 mod queue;
 mod stream;
+mod typed;
 
 pub(crate) use passing::{Passed, Passing, Scope, Tickets};
 pub use queue::{Body, Front, Pushed, Queue};
 pub use stream::Frame;
+pub use typed::{Receiver, Select, Sender, bounded, unbounded};

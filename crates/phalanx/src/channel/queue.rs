@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use super::stream::{Frame, Frames, Popper, Pusher, Sleepers, Stream, count};
+use super::stream::{Frame, Frames, Popper, Pusher, Sleepers, Stream, Words, count};
 use crate::error::{Error, Result};
 use crate::sys::futex::{sleep_lower, wake_counted};
 use crate::sys::socket::borrow;
@@ -207,6 +207,32 @@ impl Queue {
     pub fn wait_frame(&self, deadline: Instant) -> bool {
         let tail = &self.stream.tail.step;
         self.wait(tail, &self.stream.for_frames, deadline, || !self.is_empty())
+    }
+
+    pub(super) fn words(&self) -> &Words {
+        &self.stream
+    }
+
+    /// As [`wait_room`](Self::wait_room), or until `other` is true.
+    pub(super) fn wait_room_or(&self, deadline: Instant, other: impl Fn() -> bool) -> bool {
+        let front = &self.stream.front.step;
+        self.wait(front, &self.stream.for_room, deadline, || !self.is_full() || other())
+    }
+
+    /// As [`wait_frame`](Self::wait_frame), or until `other` is true.
+    pub(super) fn wait_frame_or(&self, deadline: Instant, other: impl Fn() -> bool) -> bool {
+        let tail = &self.stream.tail.step;
+        self.wait(tail, &self.stream.for_frames, deadline, || !self.is_empty() || other())
+    }
+
+    /// Wakes all who wait for frames, as none will come.
+    pub(super) fn wake_for_frames(&self) {
+        wake(&self.stream.tail.step, &self.stream.for_frames, u32::MAX);
+    }
+
+    /// Wakes all who wait for room, as nobody will make some.
+    pub(super) fn wake_for_room(&self) {
+        wake(&self.stream.front.step, &self.stream.for_room, u32::MAX);
     }
 
     /// Waits until all frames that were put are [done](Self::done), or the deadline.

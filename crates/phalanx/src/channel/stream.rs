@@ -45,6 +45,7 @@ use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::Instant;
 
+use super::typed::Owners;
 use crate::error::{Error, Result};
 use crate::shm::{Lease, SEGMENT, Store, words};
 use crate::sync::{Acquired, HoldWord};
@@ -110,6 +111,8 @@ words! {
         pub(super) for_frames: Sleepers,
         pub(super) for_room: Sleepers,
         pub(super) for_done: Sleepers,
+        pub(super) senders: Owners,
+        pub(super) receivers: Owners,
     }
 }
 

@@ -33,6 +33,7 @@ pub use event::Event;
 pub use gathering::Gathering;
 pub(crate) use hold::HoldWord;
 pub use hold::{Acquired, Hold};
+pub(crate) use roster::{Line, Roster};
 pub use semaphore::Semaphore;
 pub use waiters::{Turn, Waiters};
 

@@ -124,12 +124,7 @@ pub fn dumps(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
 
 /// The object of a pickle.
 pub fn loads<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    load(&PyBytes::new(py, bytes))
-}
-
-/// As [`loads`], of bytes that Python has already.
-pub fn load<'py>(bytes: &Bound<'py, PyBytes>) -> PyResult<Bound<'py, PyAny>> {
-    names(bytes.py())?.loads.bind(bytes.py()).call1((bytes,))
+    load(py, &PyBytes::new(py, bytes))
 }
 
 /// The object of a pickle that Python has as an object.

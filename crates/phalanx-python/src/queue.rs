@@ -93,7 +93,7 @@ impl<'py> Taken<'py> {
         let py = self.body.py();
         let bytes = self.body.as_bytes();
         match self.kind {
-            kind::PICKLE => pickle::load(&self.body),
+            kind::PICKLE => pickle::load(py, &self.body),
             kind::BYTES => Ok(self.body.into_any()),
             kind::STR => Ok(PyString::from_bytes(py, bytes)?.into_any()),
             kind::INT => {

@@ -1,16 +1,15 @@
-//! What goes from process to process.
+//! What goes from process to process: channels of values, and what they and the queues and
+//! connections of other languages stand on.
 
 pub mod connection;
 mod pace;
 mod passing;
-mod wire;
-
-pub(crate) use passing::{Handing, Passed, Passing, Scope, Tickets};
 mod queue;
 mod stream;
 mod typed;
+mod wire;
 
-pub(crate) use passing::{Passed, Passing, Scope, Tickets};
+pub(crate) use passing::{Handing, Passed, Passing, Scope, Tickets};
 pub use queue::{Body, Front, Pushed, Queue};
 pub use stream::Frame;
 pub use typed::{Receiver, Select, Sender, bounded, unbounded};

@@ -66,7 +66,7 @@ fn what_is_wrong_is_told() {
 fn a_killed_sender_is_no_sender_any_more() {
     alone(|| {
         let (sender, receiver) = unbounded::<u32>().unwrap();
-        let flood = |sender: Sender<u32>| (0..).for_each(|n| sender.send(&n).unwrap());
+        let flood = |sender: Sender<u32>| (0..u32::MAX).for_each(|n| sender.send(&n).unwrap());
         let child = Process::spawn(flood, sender).unwrap();
         assert_eq!(receiver.recv().unwrap(), 0);
         child.kill().unwrap();

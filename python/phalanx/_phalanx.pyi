@@ -1,6 +1,6 @@
 """The engine, as Python sees it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
@@ -20,10 +20,12 @@ __all__ = [
     "Line",
     "Lock",
     "Pool",
+    "Queue",
     "RLock",
     "Request",
     "Seating",
     "Semaphore",
+    "SimpleQueue",
     "Template",
     "TemplateServer",
     "Turn",
@@ -631,3 +633,94 @@ class Line:
 
     def fileno(self) -> int:
         """The socket's descriptor, which ends with the other side."""
+
+@disjoint_base
+class Queue:
+    """What ``Queue`` and ``JoinableQueue`` stand on."""
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _create(self, maxsize: int) -> None:
+        """Make the queue; 0 is without a bound."""
+
+    def _open(self, memory: int, event: int) -> None:
+        """Open another process's by its descriptors, of which it takes copies."""
+
+    def _descriptors(self) -> tuple[int, int]:
+        """The descriptors of its memory and its event."""
+
+    @property
+    def _closed(self) -> bool: ...
+    @property
+    def _maxsize(self) -> int: ...
+    def put(self, obj: Any, block: bool = True, timeout: float | None = None) -> None:
+        """Put an object; it is pickled here, and what that raises is raised."""
+
+    def put_many(
+        self, items: Iterable[Any], block: bool = True, timeout: float | None = None
+    ) -> int:
+        """Put objects together, and tell how many there was room for."""
+
+    def put_nowait(self, obj: Any) -> None:
+        """Put an object if there is room now."""
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:
+        """Take the first object."""
+
+    def get_many(self, max: int, block: bool = True, timeout: float | None = None) -> list[Any]:
+        """Take all that are there, at most ``max``, after a wait for the first."""
+
+    def get_nowait(self) -> Any:
+        """Take the first object if there is one now."""
+
+    def qsize(self) -> int:
+        """How many objects there are, at this instant."""
+
+    def empty(self) -> bool:
+        """Is there none, at this instant?"""
+
+    def full(self) -> bool:
+        """Is there no room, at this instant?"""
+
+    def close(self) -> None:
+        """This process will neither put nor get any more."""
+
+    def _unfinished(self) -> int: ...
+    def _done(self) -> bool: ...
+    def _join(self) -> None: ...
+    def _watch(self) -> int: ...
+    def _poll(self, timeout: float | None) -> bool: ...
+    def _take(self) -> Any: ...
+    def _put_pickle(self, bytes: bytes) -> None: ...
+
+@disjoint_base
+class SimpleQueue:
+    """What ``SimpleQueue`` stands on."""
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Self: ...
+    def _create(self) -> None:
+        """Make the queue."""
+
+    def _open(self, memory: int, event: int) -> None:
+        """Open another process's by its descriptors, of which it takes copies."""
+
+    def _descriptors(self) -> tuple[int, int]:
+        """The descriptors of its memory and its event."""
+
+    @property
+    def _closed(self) -> bool: ...
+    def put(self, obj: Any) -> None:
+        """Put an object; it is pickled here, and what that raises is raised."""
+
+    def get(self) -> Any:
+        """Take the first object."""
+
+    def empty(self) -> bool:
+        """Is there none, at this instant?"""
+
+    def close(self) -> None:
+        """This process will neither put nor get any more."""
+
+    def _watch(self) -> int: ...
+    def _poll(self, timeout: float | None) -> bool: ...
+    def _take(self) -> Any: ...
+    def _put_pickle(self, bytes: bytes) -> None: ...

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from phalanx.managers import SyncManager as _SyncManager
     from phalanx.pool import Pool as _Pool
     from phalanx.popen_fork import Popen as _AnyPopen
+    from phalanx.queues import JoinableQueue as _JoinableQueue
+    from phalanx.queues import Queue as _Queue
+    from phalanx.queues import SimpleQueue as _SimpleQueue
     from phalanx.synchronize import Barrier as _Barrier
     from phalanx.synchronize import BoundedSemaphore as _BoundedSemaphore
     from phalanx.synchronize import Condition as _Condition
@@ -173,6 +176,24 @@ class BaseContext(_standard.BaseContext):
         from phalanx.sharedctypes import Array
 
         return Array(typecode_or_type, size_or_initializer, lock=lock, ctx=self.get_context())
+
+    def Queue(self, maxsize: int = 0) -> _Queue:
+        """A queue between processes; with ``maxsize`` above 0, of at most so many items."""
+        from phalanx.queues import Queue
+
+        return Queue(maxsize, ctx=self.get_context())
+
+    def JoinableQueue(self, maxsize: int = 0) -> _JoinableQueue:
+        """A queue that counts the items that are not done yet."""
+        from phalanx.queues import JoinableQueue
+
+        return JoinableQueue(maxsize, ctx=self.get_context())
+
+    def SimpleQueue(self) -> _SimpleQueue:
+        """A queue between processes with no more than ``put``, ``get``, ``empty``, ``close``."""
+        from phalanx.queues import SimpleQueue
+
+        return SimpleQueue(ctx=self.get_context())
 
     def _warm_up(self) -> None:
         """Begin what takes a while before the first child can start."""

@@ -14,6 +14,7 @@ mod outcome;
 mod pickle;
 mod pool;
 mod process;
+mod queue;
 mod stream;
 mod synchronize;
 mod wait;
@@ -31,5 +32,6 @@ fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
     line::register(m)?;
     process::register(m)?;
     synchronize::register(m)?;
+    queue::register(m)?;
     pool::register(m)
 }

@@ -124,7 +124,7 @@ pub fn dumps(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
 
 /// The object of a pickle.
 pub fn loads<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    names(py)?.loads.bind(py).call1((PyBytes::new(py, bytes),))
+    load(py, &PyBytes::new(py, bytes))
 }
 
 /// The object of a pickle that Python has as an object.

@@ -16,9 +16,17 @@ const SLICE: Duration = Duration::from_millis(100);
 pub fn interruptible<T: Send>(
     py: Python<'_>,
     timeout: Option<f64>,
+    wait: impl FnMut(Instant) -> phalanx::Result<Option<T>> + Send,
+) -> PyResult<Option<T>> {
+    interruptible_until(py, deadline(timeout)?, wait)
+}
+
+/// As [`interruptible`], until a moment.
+pub fn interruptible_until<T: Send>(
+    py: Python<'_>,
+    end: Option<Instant>,
     mut wait: impl FnMut(Instant) -> phalanx::Result<Option<T>> + Send,
 ) -> PyResult<Option<T>> {
-    let end = deadline(timeout)?;
     loop {
         let slice = Instant::now() + SLICE;
         let slice = end.map_or(slice, |end| end.min(slice));
@@ -33,7 +41,7 @@ pub fn interruptible<T: Send>(
 }
 
 /// Python's timeouts: negative means none left, infinite or absurdly long means for ever.
-fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+pub fn deadline(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     match timeout {
         None => Ok(None),
         Some(seconds) if seconds.is_nan() => Err(PyValueError::new_err("timeout is not a number")),

@@ -13,7 +13,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read as _};
 use std::marker::PhantomData;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -119,6 +119,14 @@ impl<R: Value> Process<R> {
             Some(&FAILED) => Outcome::Failed(read_from(&self.output, 1, None)?),
             _ => Outcome::Lost(WorkerDied::new(self.pid(), Some(exit), "running its task")),
         })
+    }
+}
+
+/// Readable from the process's end on: to be waited for among other things, as by
+/// [`Select`](crate::channel::Select).
+impl<R> AsFd for Process<R> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.child().as_fd()
     }
 }
 

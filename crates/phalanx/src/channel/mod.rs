@@ -1,11 +1,18 @@
-//! What goes from process to process.
+//! What goes from process to process: channels of values, and what they and the queues and
+//! connections of other languages stand on.
 
 pub mod connection;
 mod duplex;
 mod pace;
 mod passing;
+mod queue;
 mod shared;
+mod stream;
+mod typed;
 mod wire;
 
 pub use duplex::{Duplex, Hangup, Outgoing};
 pub(crate) use passing::{Handing, Passed, Passing, Scope, Tickets};
+pub use queue::{Body, Front, Pushed, Queue};
+pub use stream::Frame;
+pub use typed::{Receiver, Select, Sender, bounded, unbounded};

@@ -12,6 +12,9 @@ use super::atomic::{AtomicU64, Ordering};
 #[repr(transparent)]
 pub(crate) struct Lease(AtomicU64);
 
+// SAFETY: one atomic word; any bits are a moment, and 0 is the past.
+unsafe impl super::Words for Lease {}
+
 fn nanos(moment: Duration) -> u64 {
     u64::try_from(moment.as_nanos()).unwrap_or(u64::MAX)
 }

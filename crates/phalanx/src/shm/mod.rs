@@ -20,6 +20,8 @@ mod plain;
 mod ring;
 #[cfg(not(loom))]
 mod seat;
+#[cfg(not(loom))]
+mod store;
 
 #[cfg(not(loom))]
 pub use arena::Arena;
@@ -36,3 +38,5 @@ pub(crate) use plain::Plain;
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};
+#[cfg(not(loom))]
+pub(crate) use store::{SEGMENT, Store};

@@ -86,11 +86,14 @@ pub use condvar::Condvar;
 pub use event::Event;
 #[cfg(not(loom))]
 pub use gathering::Gathering;
+pub(crate) use hold::HoldWord;
 pub use hold::{Acquired, Hold};
 #[cfg(not(loom))]
 pub use lock::{Lock, LockGuard};
 #[cfg(not(loom))]
 pub use once::Once;
+#[cfg(not(loom))]
+pub(crate) use roster::{Line, Roster};
 #[cfg(not(loom))]
 pub use rwlock::{ReadGuard, RwLock, WriteGuard};
 pub use semaphore::{Permit, Semaphore};

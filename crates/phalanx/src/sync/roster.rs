@@ -17,7 +17,7 @@ use crate::shm::words;
 use crate::sys::{Fate, ProcessId};
 
 words! {
-    pub(super) struct Line {
+    pub(crate) struct Line {
         process: AtomicU64,
         count: AtomicU32,
         /// Keeps lines aligned.
@@ -35,7 +35,7 @@ impl Line {
 }
 
 /// The table.
-pub(super) struct Roster<'a>(pub(super) &'a [Line]);
+pub(crate) struct Roster<'a>(pub(crate) &'a [Line]);
 
 impl<'a> Roster<'a> {
     /// The line of a process; a free one is taken if it has none.
@@ -53,7 +53,7 @@ impl<'a> Roster<'a> {
     }
 
     /// This process has one more. False if there is no line left to say so.
-    pub(super) fn add(&self) -> bool {
+    pub(crate) fn add(&self) -> bool {
         let line = self.line(ProcessId::own(), true);
         line.is_some_and(|line| {
             line.count.fetch_add(1, Ordering::AcqRel);
@@ -62,7 +62,7 @@ impl<'a> Roster<'a> {
     }
 
     /// This process has one less. False if it had none.
-    pub(super) fn remove(&self) -> bool {
+    pub(crate) fn remove(&self) -> bool {
         let line = self.line(ProcessId::own(), false);
         line.is_some_and(|line| {
             let less = |count: u32| count.checked_sub(1);
@@ -71,7 +71,7 @@ impl<'a> Roster<'a> {
     }
 
     /// How many all processes have.
-    pub(super) fn total(&self) -> u32 {
+    pub(crate) fn total(&self) -> u32 {
         let counts = self.0.iter().map(|line| line.count.load(Ordering::Acquire));
         counts.fold(0, u32::saturating_add)
     }
@@ -94,7 +94,7 @@ impl<'a> Roster<'a> {
     /// Takes what one process has that has ended: how many, and whose they were.
     ///
     /// A process that has ended is found by this once; its line is free after it.
-    pub(super) fn settle(&self) -> Option<(u32, OwnerDied)> {
+    pub(crate) fn settle(&self) -> Option<(u32, OwnerDied)> {
         self.0.iter().find_map(|line| {
             let bits = line.process.load(Ordering::Relaxed);
             let process = ProcessId::from_bits(bits)?;

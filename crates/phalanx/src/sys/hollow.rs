@@ -47,6 +47,14 @@ pub(crate) mod futex {
     pub(crate) fn wake_many(word: &AtomicU32, most: u32) {}
 
     pub(crate) fn wake_lower(word: &AtomicU64) {}
+
+    pub(crate) fn sleep_lower(word: &AtomicU64, expected: u64, left: std::time::Duration) -> bool {
+        false
+    }
+
+    pub(crate) fn wake_counted(word: &AtomicU64, most: u32) -> u32 {
+        0
+    }
 }
 
 #[derive(Debug)]
@@ -66,6 +74,18 @@ impl Memory {
     }
 
     pub(crate) fn identity(&self) -> io::Result<(u64, u64, usize)> {
+        match *self {}
+    }
+
+    pub(crate) fn physical() -> usize {
+        0
+    }
+
+    pub(crate) fn back(&self, offset: usize, len: usize) -> io::Result<()> {
+        match *self {}
+    }
+
+    pub(crate) fn discard(&self, offset: usize, len: usize) {
         match *self {}
     }
 
@@ -108,6 +128,10 @@ impl AsFd for Memory {
 pub(crate) enum Mapping {}
 
 impl Mapping {
+    pub(crate) fn back(&self, memory: &Memory, offset: usize, len: usize) -> io::Result<()> {
+        match *self {}
+    }
+
     pub(crate) fn start(&self) -> NonNull<u8> {
         match *self {}
     }

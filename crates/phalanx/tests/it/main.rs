@@ -2,6 +2,7 @@
 
 mod alone;
 mod builder;
+mod channel;
 mod child;
 mod deaths;
 mod imap;

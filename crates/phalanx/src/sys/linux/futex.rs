@@ -49,6 +49,18 @@ pub(crate) fn wake_many(word: &AtomicU32, most: u32) {
     let _ = futex::wake(word, futex::Flags::empty(), most.min(i32::MAX as u32));
 }
 
+/// As [`wait_lower`], and tells whether this sleeper was woken, so that its waker counted it.
+pub(crate) fn sleep_lower(word: &AtomicU64, expected: u64, left: Duration) -> bool {
+    let timeout = left.min(Duration::from_secs(3600)).try_into().unwrap();
+    futex::wait(lower(word), futex::Flags::empty(), expected as u32, Some(&timeout)).is_ok()
+}
+
+/// Wakes `most` threads that sleep on the lower half of `word`, and tells how many those were.
+pub(crate) fn wake_counted(word: &AtomicU64, most: u32) -> u32 {
+    let most = most.min(i32::MAX as u32);
+    futex::wake(lower(word), futex::Flags::empty(), most).unwrap_or(0) as u32
+}
+
 /// Wakes one thread that sleeps on the lower half of `word`.
 pub(crate) fn wake_lower(word: &AtomicU64) {
     wake(lower(word));

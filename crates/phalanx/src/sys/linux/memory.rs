@@ -6,7 +6,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
+use rustix::fs::{
+    FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, ftruncate, memfd_create,
+};
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use super::fork;
@@ -62,6 +65,31 @@ impl Memory {
         Ok((stat.st_dev, stat.st_ino, self.len))
     }
 
+    /// How many bytes of memory the machine has.
+    pub(crate) fn physical() -> usize {
+        // SAFETY: it only returns numbers.
+        let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
+        usize::try_from(pages).unwrap_or(0).saturating_mul(rustix::param::page_size())
+    }
+
+    /// Takes the pages of a range now, so that a lack of memory is an error here and not a signal
+    /// (SIGBUS) later.
+    pub(crate) fn back(&self, offset: usize, len: usize) -> io::Result<()> {
+        loop {
+            match fallocate(&self.fd, FallocateFlags::empty(), offset as u64, len as u64) {
+                Err(Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
+    }
+
+    /// Gives the pages of a range back; they read as zeros after it.
+    pub(crate) fn discard(&self, offset: usize, len: usize) {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        // What could not be given back is still there to be used.
+        let _ = fallocate(&self.fd, flags, offset as u64, len as u64);
+    }
+
     /// Maps `len` bytes from `offset`, both multiples of the page size.
     ///
     /// The view is not inherited by fork: a child that wants one maps its own.
@@ -113,6 +141,20 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
+    }
+
+    /// Takes the pages of a range of `memory` and maps them, all at once; see [`Memory::back`].
+    ///
+    /// A page at a time, as it is touched, would take several times as long.
+    pub(crate) fn back(&self, memory: &Memory, offset: usize, len: usize) -> io::Result<()> {
+        assert!(offset <= self.len && len <= self.len - offset, "a range outside its view");
+        let start = self.start.as_ptr().wrapping_add(offset).cast::<c_void>();
+        // SAFETY: the range is within this view, and what it holds does not change.
+        match unsafe { madvise(start, len, Advice::LinuxPopulateWrite) } {
+            Ok(()) => Ok(()),
+            // Before Linux 5.14; or a signal, or no memory, which it will say then.
+            Err(_) => memory.back(offset, len),
+        }
     }
 }
 

@@ -34,13 +34,6 @@ SHARED = {
 # Has no counterpart: the standard library's protocol with its fork server.
 ABSENT = {"forkserver.connect_to_new_process"}
 
-# To be own, and still shared today. Names only ever leave this list.
-NOT_YET = {
-    "": "JoinableQueue Queue SimpleQueue",
-    "queues": "JoinableQueue Queue SimpleQueue",
-}
-
-
 def is_own(module: str, name: str) -> bool:
     """Is what phalanx has as ``name`` defined by phalanx?"""
     ours = getattr(module_of("phalanx", module), name)
@@ -73,14 +66,12 @@ def test_a_name_is_own_or_shared_as_the_table_says(module):
             assert not hasattr(module_of("phalanx", module), name), f"{place} is there now"
         elif is_to_be_shared(module, name):
             assert not is_own(module, name), f"{place} is own, and the table says shared"
-        elif name in NOT_YET.get(module, "").split():
-            assert not is_own(module, name), f"{place} is own now: take it from NOT_YET"
         else:
             assert is_own(module, name), f"{place} is the standard library's"
 
 
 def test_the_tables_name_what_there_is_and_do_not_overlap():
-    for place in places(SHARED) | ABSENT | places(NOT_YET):
+    for place in places(SHARED) | ABSENT:
         module, _, name = place.rpartition(".")
         assert hasattr(module_of("multiprocessing", module), name), place
-    assert not places(NOT_YET) & (places(SHARED) | ABSENT)
+    assert not places(SHARED) & ABSENT

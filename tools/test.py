@@ -161,17 +161,18 @@ def python() -> Iterator[Outcome]:
 def conformance() -> Iterator[Outcome]:
     """CPython's own tests: all with spawn on the newest CPython, a cut elsewhere.
 
-    Elsewhere is the newest with the other start methods, and the oldest with all. The whole of it
-    is ``make conformance``.
+    Elsewhere is the newest with the other start methods, and each older one with one of them, in
+    turn. The whole of it is ``make conformance``.
     """
-    found = install_everywhere()
-    for each in dict.fromkeys((found[-1], found[0])):
-        for method in METHODS:
-            whole = each == found[-1] and method == "spawn"
-            command: list[str | Path] = [each.venv / "bin/python", "tests/conformance/run.py"]
-            command += ["--method", method, "--retries", "1", *([] if whole else ["--cut"])]
-            what = f"{'all' if whole else 'a cut'} of conformance on {each.version}, {method}"
-            yield run(what, command, conformance_totals)
+    *older, newest = install_everywhere()
+    runs = [(newest, method) for method in METHODS]
+    runs += [(each, METHODS[at % len(METHODS)]) for at, each in enumerate(older)]
+    for each, method in runs:
+        whole = each == newest and method == "spawn"
+        command: list[str | Path] = [each.venv / "bin/python", "tests/conformance/run.py"]
+        command += ["--method", method, "--retries", "1", *([] if whole else ["--cut"])]
+        what = f"{'all' if whole else 'a cut'} of conformance on {each.version}, {method}"
+        yield run(what, command, conformance_totals)
 
 
 STEPS = {"rust": rust, "loom": loom, "python": python, "conformance": conformance}

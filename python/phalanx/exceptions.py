@@ -5,7 +5,10 @@ from __future__ import annotations
 import signal as _signal
 from multiprocessing import ProcessError
 from multiprocessing import pool as _pool
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["AbandonedLock", "InitializerFailed", "RemoteError", "WorkerDied"]
 

@@ -26,18 +26,21 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import pool as _standard
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, ThreadPool
 from multiprocessing.process import BaseProcess, current_process
-from types import TracebackType
-from typing import Any, Self
 
 from . import _carry, _phalanx
 from ._phalanx import AsyncResult, IMapIterator
 from ._worker import Seat, worker
 from .context import _default_context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from types import TracebackType
+    from typing import Any, Self
 
 __all__ = ["Pool", "ThreadPool"]
 

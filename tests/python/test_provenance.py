@@ -34,6 +34,7 @@ SHARED = {
 # Has no counterpart: the standard library's protocol with its fork server.
 ABSENT = {"forkserver.connect_to_new_process"}
 
+
 def is_own(module: str, name: str) -> bool:
     """Is what phalanx has as ``name`` defined by phalanx?"""
     ours = getattr(module_of("phalanx", module), name)

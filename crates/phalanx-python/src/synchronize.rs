@@ -32,12 +32,6 @@ fn os(error: phalanx::Error) -> PyErr {
     }
 }
 
-/// The calling thread: no other that lives in this process has it.
-fn this_thread() -> usize {
-    thread_local!(static HERE: u8 = const { 0 });
-    HERE.with(|here| std::ptr::from_ref(here).addr())
-}
-
 /// How long one waits, of Python's `acquire(block=True, timeout=None)`.
 pub enum Patience {
     None,
@@ -147,14 +141,14 @@ pub struct Lock {
 
 impl Lock {
     fn holds(&self) -> bool {
-        self.thread.load(Ordering::Relaxed) == this_thread() && self.hold.is_ours()
+        self.thread.load(Ordering::Relaxed) == engine::this_thread() && self.hold.is_ours()
     }
 
     /// What follows an acquisition; it is undone if telling fails.
     #[inline]
     fn acquired(slf: &Bound<'_, Self>, acquired: Acquired) -> PyResult<()> {
         let this = slf.get();
-        this.thread.store(this_thread(), Ordering::Relaxed);
+        this.thread.store(engine::this_thread(), Ordering::Relaxed);
         if let Acquired::Abandoned(died) = acquired {
             tell(slf, died).inspect_err(|_| _ = this.hold.release())?;
         }
@@ -257,7 +251,7 @@ pub struct RLock {
 
 impl RLock {
     fn holds(&self) -> bool {
-        self.thread.load(Ordering::Relaxed) == this_thread() && self.hold.is_ours()
+        self.thread.load(Ordering::Relaxed) == engine::this_thread() && self.hold.is_ours()
     }
 
     pub fn take(slf: &Bound<'_, Self>, patience: &Patience) -> PyResult<bool> {
@@ -272,7 +266,7 @@ impl RLock {
             acquired => acquired,
         };
         let Some(acquired) = acquired else { return Ok(false) };
-        this.thread.store(this_thread(), Ordering::Relaxed);
+        this.thread.store(engine::this_thread(), Ordering::Relaxed);
         this.count.store(1, Ordering::Relaxed);
         if let Acquired::Abandoned(died) = acquired {
             tell(slf, died).inspect_err(|_| _ = this.hold.release())?;

@@ -103,6 +103,14 @@ pub use waiters::{Turn, Waiters};
 /// For how long one sleeps without a look at whether those live that one waits for.
 const SLICE: Duration = Duration::from_millis(40);
 
+/// The calling thread: no other that lives in this process has the number.
+#[cfg(not(loom))]
+#[must_use]
+#[inline]
+pub fn this_thread() -> usize {
+    crate::sys::thread::current()
+}
+
 /// Why a wait ended without what was waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unmet {

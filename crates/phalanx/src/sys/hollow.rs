@@ -411,6 +411,13 @@ pub(crate) mod socket {
     }
 }
 
+pub(crate) mod thread {
+    pub(crate) fn current() -> usize {
+        thread_local!(static HERE: u8 = const { 0 });
+        HERE.with(|here| std::ptr::from_ref(here).addr())
+    }
+}
+
 pub(crate) mod limits {
     use super::*;
 

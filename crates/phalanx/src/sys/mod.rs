@@ -21,6 +21,7 @@
 //! | `limits::*` | what a process may use | setpriority(2), sched_setaffinity(2), prlimit(2) |
 //! | `socket::*` | messages with descriptors between relatives | socketpair(2), SCM_RIGHTS in unix(7) |
 //! | `stream::*` | bytes over descriptors that others may have, too | recvmsg(2), sendmsg(2), preadv2(2) |
+//! | `thread::current` | which thread of the process | the thread pointer |
 //! | `code::*` | a function's place in the executable | the anchor's address |
 //! | `again::*` | a program that runs itself again | memfd_create(2), `.init_array` |
 

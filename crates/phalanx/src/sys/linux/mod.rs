@@ -16,6 +16,7 @@ pub(crate) mod rendezvous;
 mod signals;
 pub(crate) mod socket;
 pub(crate) mod stream;
+pub(crate) mod thread;
 
 pub(crate) use clock::monotonic;
 pub(crate) use event::{Event, Poller};

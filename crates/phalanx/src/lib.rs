@@ -34,7 +34,8 @@
 //! | [`Pool::imap`], [`Pool::imap_unordered`] | an iterator over results, lazy at both ends |
 //! | [`Pool::submit`] | a [`Handle`], to be waited for or awaited |
 //! | [`pipe::pipe`] | two ends for messages, between processes, also with a Python program |
-//! | [`Process::spawn`] | a process for one task |
+//! | [`Process::spawn`], [`Process::builder`] | a process for one task; environment, streams, limits |
+//! | [`channel::bounded`], [`channel::unbounded`] | a channel with any number of senders and receivers |
 //!
 //! # Failures
 //!
@@ -72,7 +73,9 @@
 //!
 //! # Sharing
 //!
-//! [`shared`] has values and arrays in memory that processes share; they can be (part of) what a
+//! [`shared`] has values and arrays in memory that processes share, [`sync`] locks and what else
+//! they wait for: a lock whose holder died is acquired by the next one, which is told. Like the ends
+//! of a [`channel`] or a [`pipe`] and an open file ([`Descriptor`]), they can be (part of) what a
 //! task is given and returns.
 //!
 //! # Tests

@@ -421,7 +421,7 @@ pub(crate) mod thread {
 pub(crate) mod limits {
     use super::*;
 
-    /// What [`limit`] limits.
+    /// What of a process can be limited.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     #[non_exhaustive]
     pub enum Resource {

@@ -5,7 +5,7 @@ use std::io;
 use rustix::process::{Pid, Resource as Os, Rlimit, prlimit, setpriority_process};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// What [`limit`] limits.
+/// What of a process can be limited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resource {

@@ -24,6 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import objects
+
 WORKERS = 2
 LIMIT = 120  # seconds for one case
 now = time.perf_counter
@@ -195,6 +197,46 @@ CASES = {
         ],
     ),
     "memory": Case(memory, [Measure("an idle worker's own memory", "MiB", "forkserver", "<= 0.5")]),
+    "queue": Case(
+        objects.queue,
+        [
+            Measure("a queue's small items", "items/s", "fork", ">= 5"),
+            Measure("a queue's items of 1 MiB", "GB/s", "fork", ">= 5"),
+            Measure("through a queue and back, median", "us", "fork", "<= 0.4"),
+        ],
+    ),
+    "pipe": Case(
+        objects.pipe,
+        [
+            Measure("through a pipe and back, median", "us", "fork", "<= 0.5"),
+            Measure("a pipe's messages of 1 MiB", "GB/s", "fork", ">= 1.5"),
+        ],
+    ),
+    "lock": Case(
+        objects.lock,
+        [
+            Measure("a lock: acquire, release", "ns", "fork", "<= 1.1"),
+            Measure("a semaphore: acquire, release", "ns", "fork", "<= 1.1"),
+            Measure("`with` a lock", "ns", "fork", "<= 0.5"),
+            Measure("`Event.is_set`", "ns", "fork", "<= 0.3"),
+        ],
+    ),
+    "shared": Case(
+        objects.shared,
+        [
+            Measure("`Value.value`", "ns", "fork", "<= 0.7"),
+            Measure("`Array[i]`", "ns", "fork", "<= 0.25"),
+            Measure("two processes at one `Value`", "additions/s", "fork", ">= 1.5"),
+        ],
+    ),
+    "manager": Case(
+        objects.manager,
+        [
+            Measure("a manager's start", "ms", "fork", "<= 1"),
+            Measure("a managed dict's `d[k] = v`", "calls/s", "fork", ">= 5"),
+            Measure("a managed dict's `d[k]`", "calls/s", "fork", ">= 5"),
+        ],
+    ),
 }
 
 

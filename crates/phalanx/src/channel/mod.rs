@@ -3,6 +3,8 @@
 
 pub mod connection;
 mod duplex;
+#[cfg(test)]
+mod faults;
 mod pace;
 mod passing;
 mod queue;

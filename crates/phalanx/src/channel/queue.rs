@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::stream::{Frame, Frames, Popper, Pusher, Sleepers, Stream, Words, count};
 use crate::error::{Error, Result};
+use crate::sync::fault;
 use crate::sys::futex::{sleep_lower, wake_counted};
 use crate::sys::socket::borrow;
 use crate::sys::{Event, monotonic};
@@ -173,6 +174,7 @@ impl Queue {
         batch.publish();
         self.show(&pusher);
         drop(pusher);
+        fault("queue: a frame is put, before the wake-up");
         let tail = &self.stream.tail.step;
         wake(tail, &self.stream.for_frames, u32::try_from(room).unwrap_or(u32::MAX));
         Ok(Pushed::Some(room))
@@ -307,6 +309,7 @@ impl Queue {
     }
 
     fn taken(&self, frames: u64, collect: bool) -> Result<()> {
+        fault("queue: a frame is taken, before the wake-up");
         let most = u32::try_from(frames).unwrap_or(u32::MAX);
         wake(&self.stream.front.step, &self.stream.for_room, most);
         if self.stream.watched.load(Ordering::SeqCst) != 0 && self.is_empty() {

@@ -48,7 +48,7 @@ use std::time::Instant;
 use super::typed::Owners;
 use crate::error::{Error, Result};
 use crate::shm::{Lease, SEGMENT, Store, words};
-use crate::sync::{Acquired, HoldWord};
+use crate::sync::{Acquired, HoldWord, fault};
 
 /// Free segments that stay backed: 8 MiB.
 const KEEP: u32 = 128;
@@ -337,7 +337,9 @@ impl<'a> Pusher<'a> {
             let free = tail.free.load(Ordering::Relaxed);
             let spare = stream.spare().get(free as usize).ok_or_else(nonsense)?;
             spare.store(stream.segment(place)?, Ordering::Relaxed);
+            fault("stream: a segment is noted as free, and not counted");
             tail.free.store(free + 1, Ordering::Relaxed);
+            fault("stream: a segment is free, and not settled");
             tail.settled.store(place + 1, Ordering::Relaxed);
         }
         let free = tail.free.load(Ordering::Relaxed);
@@ -401,6 +403,7 @@ impl<'a> Pusher<'a> {
                 return Err(out_of_memory(io::ErrorKind::OutOfMemory));
             }
             let segment = self.take()?;
+            fault("stream: a segment is taken, and not in the table");
             places[(mapped % places.len() as u64) as usize].store(segment, Ordering::Relaxed);
             // Release: pairs with the Acquire in `pop`.
             tail.mapped.store(mapped + 1, Ordering::Release);
@@ -447,9 +450,12 @@ impl Batch<'_> {
     pub(super) fn publish(self) {
         let tail = &self.stream.tail;
         let step = next_step(self.step, self.frames);
+        fault("stream: frames are written, and not published");
         tail.at[which(step)].store(self.at, Ordering::Relaxed);
+        fault("stream: frames are half published");
         // Release: pairs with the Acquire in `frames`, which then sees them.
         tail.step.store(step, Ordering::Release);
+        fault("stream: frames are published, with the lock held");
     }
 }
 
@@ -531,9 +537,12 @@ impl Frames<'_> {
         let front = &self.stream.front;
         let step = next_step(self.step, self.read);
         // Release: after the step before; see `popped_until`.
+        fault("stream: frames are read, and not popped");
         front.at[which(step)].store(self.next, Ordering::Release);
+        fault("stream: frames are half popped");
         // Release: pairs with the Acquire of who uses the segments again.
         front.step.store(step, Ordering::Release);
+        fault("stream: frames are popped, with the lock held");
         let settled = self.stream.tail.settled.load(Ordering::Relaxed);
         place(self.next).saturating_sub(settled) > u64::from(KEEP)
     }

@@ -4,7 +4,7 @@
 //! SIGKILL in the middle of it; the test then sees what is left.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -20,22 +20,42 @@ const TOLD: &str = "PHALANX_FAULT";
 static ARMED: OnceLock<String> = OnceLock::new();
 
 /// Ends the process by SIGKILL if it was told to end here.
-pub(super) fn fault(place: &'static str) {
+pub(crate) fn fault(place: &'static str) {
     if ARMED.get().is_some_and(|armed| armed == place) {
         let _ = kill_process(getpid(), Signal::KILL);
     }
 }
 
+/// In a process that [`start_test`] has started: what it was told, operation and place first. It
+/// dies at the place from now on.
+pub(crate) fn told() -> Option<Vec<String>> {
+    let told: Vec<String> = std::env::var(TOLD).ok()?.split('|').map(str::to_string).collect();
+    ARMED.set(told[1].clone()).expect("once a process");
+    Some(told)
+}
+
+/// Starts this test binary again, to run one test and be killed in it.
+pub(crate) fn start_test(test: &str, told: &str) -> std::process::Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--nocapture"]).env(TOLD, told);
+    command.stdout(Stdio::null()).spawn().unwrap()
+}
+
+/// A file by whose path a started process opens a descriptor of ours.
+pub(crate) fn path_of(fd: impl AsFd) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), fd.as_fd().as_raw_fd())
+}
+
+pub(crate) fn open(path: &str) -> OwnedFd {
+    File::options().read(true).write(true).open(path).unwrap().into()
+}
+
 /// What the started process does. Not a test of its own.
 #[test]
 fn started() {
-    let Ok(told) = std::env::var(TOLD) else { return };
-    let [operation, place, file, offset] = told.splitn(4, '|').collect::<Vec<_>>()[..] else {
-        panic!("{told}")
-    };
-    let file = File::options().read(true).write(true).open(file).unwrap();
-    let arena = Arena::open(file.into()).unwrap();
-    ARMED.set(place.to_string()).unwrap();
+    let Some(told) = told() else { return };
+    let [operation, place, file, offset] = &told[..] else { panic!("{told:?}") };
+    let arena = Arena::open(open(file)).unwrap();
     act(operation, &arena, offset.parse().unwrap()).unwrap();
     panic!("{operation} came by {place} alive");
 }
@@ -59,14 +79,11 @@ fn act(operation: &str, arena: &Arena, offset: usize) -> Result<()> {
 /// A process that does `operation` with `object`, and is killed at `place`.
 fn start(operation: &str, place: &str, object: &impl Shared) -> std::process::Child {
     let (arena, offset) = object.place();
-    let file = format!("/proc/{}/fd/{}", std::process::id(), arena.as_fd().as_raw_fd());
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "sync::faults::started", "--nocapture"]);
-    command.env(TOLD, format!("{operation}|{place}|{file}|{offset}"));
-    command.stdout(Stdio::null()).spawn().unwrap()
+    let file = path_of(arena);
+    start_test("sync::faults::started", &format!("{operation}|{place}|{file}|{offset}"))
 }
 
-fn killed(mut child: std::process::Child) {
+pub(crate) fn killed(mut child: std::process::Child) {
     use std::os::unix::process::ExitStatusExt;
     assert_eq!(child.wait().unwrap().signal(), Some(9), "killed at its place");
 }

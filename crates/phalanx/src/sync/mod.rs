@@ -53,7 +53,7 @@ mod condvar;
 #[cfg(not(loom))]
 mod event;
 #[cfg(all(test, not(loom)))]
-mod faults;
+pub(crate) mod faults;
 #[cfg(not(loom))]
 mod gathering;
 mod hold;
@@ -221,10 +221,10 @@ fn is_over(deadline: Option<Instant>) -> bool {
 
 /// A moment at which tests kill the process.
 #[cfg(all(test, not(loom)))]
-use faults::fault;
+pub(crate) use faults::fault;
 #[cfg(any(not(test), loom))]
 #[inline(always)]
-fn fault(_: &'static str) {}
+pub(crate) fn fault(_: &'static str) {}
 
 #[cfg(all(test, not(loom)))]
 mod tests {

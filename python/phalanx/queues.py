@@ -169,7 +169,35 @@ def _set_state(queue: Queue | SimpleQueue, state: tuple[Any, Any]) -> None:
         os.close(event)
 
 
-class Queue(_phalanx.Queue, _Ends, _standard.Queue):  # type: ignore[type-arg]
+#: Methods that only make sense together with a pipe, its locks, and the thread that feeds it.
+_INSIDES = frozenset({"__getstate__", "__setstate__", "_feed", "_reset", "_start_thread"})
+
+
+class _Kind(type):
+    """The type of our queues: who overrides the insides of CPython's gets these as base.
+
+    Other libraries have queues that work on the pipe inside of ``multiprocessing``'s (loky's, and
+    so joblib's). After `phalanx.install` that name means our queue, which has no pipe.
+    """
+
+    def __new__(
+        cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwds: Any
+    ) -> Any:
+        if namespace.get("__module__") != __name__ and _INSIDES & namespace.keys():
+            bases = tuple(each._standard if isinstance(each, _Kind) else each for each in bases)
+            return type(name, bases, namespace, **kwds)
+        return super().__new__(cls, name, bases, namespace, **kwds)
+
+    #: CPython's class of that name.
+    _standard: type
+
+
+class Queue(
+    _phalanx.Queue,
+    _Ends,
+    _standard.Queue,  # type: ignore[type-arg]
+    metaclass=_Kind,
+):
     """A first-in first-out queue for any number of processes and threads.
 
     Args:
@@ -258,7 +286,12 @@ class JoinableQueue(Queue, _standard.JoinableQueue):  # type: ignore[type-arg]
         self._join()
 
 
-class SimpleQueue(_phalanx.SimpleQueue, _Ends, _standard.SimpleQueue):  # type: ignore[type-arg]
+class SimpleQueue(
+    _phalanx.SimpleQueue,
+    _Ends,
+    _standard.SimpleQueue,  # type: ignore[type-arg]
+    metaclass=_Kind,
+):
     """A queue without a bound and with few methods: ``put``, ``get``, ``empty``, ``close``.
 
     Args:
@@ -276,3 +309,8 @@ class SimpleQueue(_phalanx.SimpleQueue, _Ends, _standard.SimpleQueue):  # type: 
 
     def __setstate__(self, state: Any) -> None:
         _set_state(self, state)
+
+
+Queue._standard = _standard.Queue
+JoinableQueue._standard = _standard.JoinableQueue
+SimpleQueue._standard = _standard.SimpleQueue

@@ -17,6 +17,7 @@ from typing import Any
 
 import phalanx
 import pytest
+from phalanx import queues
 from tasks import wait_until
 
 KINDS = ["Queue", "JoinableQueue", "SimpleQueue"]
@@ -378,3 +379,24 @@ def test_one_who_waits_hears_signals(tmp_path: Any) -> None:
         timer.join()
         signal.signal(signal.SIGUSR1, previous)
     wait_until(q.empty, "an empty queue")
+
+
+def test_a_subclass_that_works_on_the_pipe_inside_gets_one() -> None:
+    class Fed(queues.Queue):
+        def __getstate__(self) -> Any:
+            return self._maxsize, self._reader, self._writer
+
+        def __setstate__(self, state: Any) -> None:
+            self._maxsize, self._reader, self._writer = state
+
+    class Named(queues.Queue):
+        name = "no insides"
+
+    assert issubclass(Named, queues.Queue)
+    assert not issubclass(Fed, queues.Queue)
+    assert issubclass(Fed, multiprocessing.queues.Queue)
+    fed = Fed(ctx=phalanx.get_context("spawn"))
+    fed.put("item")
+    assert fed.get(timeout=30) == "item"
+    fed.close()
+    fed.join_thread()

@@ -34,7 +34,7 @@ conformance: build ## CPython's own suite, all of it, on every CPython with ever
 check: build ## formatting, lints, types and stubs
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	RUSTFLAGS="--cfg phalanx_hollow -D warnings -A dead_code" cargo check -p phalanx --target-dir target/hollow
+	RUSTFLAGS="--cfg phalanx_hollow -D warnings -A unused" cargo check -p phalanx --target-dir target/hollow
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy

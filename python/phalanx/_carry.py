@@ -164,11 +164,11 @@ def describe_result(error: BaseException, result: object) -> bytes:
     return describe(wrapped, False)
 
 
-def revive(envelope: bytes) -> BaseException:
+def revive(envelope: tuple[bytes | None, str, str, str]) -> BaseException:
     """Take an exception out of its envelope, with the remote traceback as its cause."""
     from .exceptions import RemoteError
 
-    body, name, message, text = pickle.loads(envelope)
+    body, name, message, text = envelope
     error: Any = None
     if body is not None:
         try:

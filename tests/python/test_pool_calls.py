@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 
+import numpy
 import phalanx
 import pytest
 from tasks import (
@@ -254,6 +255,17 @@ def test_large_arguments_and_results_arrive_whole(pool):
     data = os.urandom(MIB) * 100
     assert pool.apply(identity, (data,)) == data
     assert pool.map(len, [data[: 10 * MIB]] * 3, 1) == [10 * MIB] * 3
+
+
+@pytest.mark.parametrize("dtype", ["?", "i1", "u2", "f4", "f8", "c16", "M8[s]"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_large_arrays_of_any_type_and_order_arrive_as_they_are(pool, dtype, order):
+    sent = numpy.asarray(numpy.arange(200_000) % 2, dtype, order=order).reshape(
+        400, 500, order=order
+    )
+    for got in (pool.apply(identity, (sent,)), *pool.map(identity, [sent] * 2)):
+        assert (got.dtype, got.flags.f_contiguous) == (sent.dtype, sent.flags.f_contiguous)
+        assert numpy.array_equal(got, sent)
 
 
 def test_messages_of_all_sizes_arrive_in_order(pool):

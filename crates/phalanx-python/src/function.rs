@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use phalanx::pool::{Code, Task};
+use phalanx::pool::{Code, Store, Task};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
-use crate::pickle::{Pickled, carry, dumps_argument};
+use crate::pickle::{Pickled, carry, dumps, dumps_argument};
 
 /// How a task's payload is to be read: the low bits of its shape.
 pub mod shape {
@@ -43,12 +43,13 @@ impl Function {
     pub fn task(
         &self,
         py: Python<'_>,
+        store: &Store,
         shape: u8,
         payload: &Bound<'_, PyAny>,
         what: &str,
     ) -> PyResult<Task> {
         let mut shape = shape | if self.by_value { shape::BY_VALUE } else { 0 };
-        let Pickled { bytes, by_value } = if self.code.is_some() {
+        let Pickled { pickle, by_value } = if self.code.is_some() {
             dumps_argument(py, payload, what, self.main_by_value)?
         } else {
             shape |= shape::WITH_FUNCTION;
@@ -58,7 +59,10 @@ impl Function {
         if by_value {
             shape |= shape::BY_VALUE;
         }
-        Ok(Task::new(self.code.clone(), shape, bytes))
+        let (payload, buffers) = pickle.pack(py, store)?;
+        let mut task = Task::new(self.code.clone(), shape, payload);
+        task.buffers = buffers;
+        Ok(task)
     }
 
     /// Its name, for who asks what a lost task was: `module.name`.
@@ -106,8 +110,14 @@ impl Functions {
         if !carry(py, "is_by_reference", (object,))?.extract::<bool>()? {
             return Ok(Function { code: None, object: held, by_value: false, main_by_value });
         }
-        let Pickled { bytes, by_value } =
-            dumps_argument(py, object, "the function", main_by_value)?;
+        let what = "the function";
+        let (bytes, by_value) = match dumps(py, object) {
+            Ok(bytes) if !main_by_value => (bytes, false),
+            _ => {
+                let Pickled { pickle, by_value } = dumps_argument(py, object, what, main_by_value)?;
+                (pickle.stream, by_value)
+            }
+        };
         if by_value {
             let code = keep(&mut lock(&self.by_value), bytes.clone(), || Code::new(bytes));
             return Ok(Function { code: Some(code), object: held, by_value, main_by_value });

@@ -92,7 +92,7 @@ impl Handle {
         payload: &Bound<'_, PyAny>,
         extras: Extras,
     ) -> PyResult<Self> {
-        let task = function.task(py, kind, payload, "args")?;
+        let task = function.task(py, core.store(), kind, payload, "args")?;
         let handle = Self::new(core, Group::in_order(), function, None, extras);
         handle.group.expect(1);
         handle.core.submit(&handle.group, 0, task).map_err(|e| raise(py, &e))?;
@@ -160,15 +160,15 @@ impl Handle {
         size: usize,
         star: bool,
     ) -> PyResult<phalanx::pool::Task> {
-        let what = format!("iterable[{start}]");
+        let (what, store) = (format!("iterable[{start}]"), self.core.store());
         if size == 1 {
             let kind = if star { shape::ARGS } else { shape::ONE };
-            return self.function.task(py, kind, &items.get_item(start)?, &what);
+            return self.function.task(py, store, kind, &items.get_item(start)?, &what);
         }
         let kind = if star { shape::STAR } else { shape::EACH };
         let slice = pyo3::types::PySlice::new(py, start as isize, (start + size) as isize, 1);
         let what = format!("iterable[{start}:{}]", start + size);
-        self.function.task(py, kind, &items.get_item(slice)?, &what)
+        self.function.task(py, store, kind, &items.get_item(slice)?, &what)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -2,11 +2,10 @@
 
 use phalanx::pool::Outcome;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
 
 use crate::errors::{raise, worker_died};
 use crate::function::Function;
-use crate::pickle::{carry, loads};
+use crate::pickle::{carry, loads_parcel};
 
 /// What the task returned, or what it raised, or why it is lost.
 pub fn value<'py>(
@@ -15,9 +14,9 @@ pub fn value<'py>(
     function: &Function,
 ) -> PyResult<Bound<'py, PyAny>> {
     match outcome {
-        Outcome::Returned(bytes) => loads(py, bytes),
-        Outcome::Failed(bytes) => {
-            let error = carry(py, "revive", (PyBytes::new(py, bytes),))?;
+        Outcome::Returned(result) => loads_parcel(py, result),
+        Outcome::Failed(envelope) => {
+            let error = carry(py, "revive", (loads_parcel(py, envelope)?,))?;
             Err(PyErr::from_value(error))
         }
         Outcome::Lost(died) => Err(worker_died(py, died, function.name(py).as_deref())),

@@ -3,20 +3,35 @@
 //! `ForkingPickler.dumps` makes a pickler with a dispatch table of its own for each object, about
 //! two microseconds; here a pickler and its buffer are kept and used again.
 
+use std::mem::take;
 use std::sync::{Mutex, PoisonError};
 
-use pyo3::buffer::PyBuffer;
+use phalanx::pool::{Buffer, LARGE, Parcel, Store};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyBytes, PyDict};
+use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
 
-/// What a pickler writes to.
+use crate::buffer::{Held, Part, Piece, fill};
+use crate::errors::raise;
+
+/// What a pickler writes to: a stream, and what stays outside of it.
 #[pyclass(frozen)]
-struct Sink(Mutex<Vec<u8>>);
+struct Sink(Mutex<Written>);
+
+#[derive(Default)]
+struct Written {
+    stream: Vec<u8>,
+    /// Large pieces of the stream that were not copied into it, and where they belong.
+    large: Vec<(usize, Held)>,
+    /// Buffers that do not belong into it: pickle protocol 5, PEP 574.
+    buffers: Vec<Held>,
+    /// All is to be copied into the stream.
+    whole: bool,
+}
 
 impl Sink {
-    fn bytes(&self) -> std::sync::MutexGuard<'_, Vec<u8>> {
+    fn written(&self) -> std::sync::MutexGuard<'_, Written> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -25,15 +40,67 @@ impl Sink {
 impl Sink {
     fn write(&self, py: Python<'_>, data: &Bound<'_, PyAny>) -> PyResult<usize> {
         if let Ok(bytes) = data.cast::<PyBytes>() {
-            self.bytes().extend_from_slice(bytes.as_bytes());
-            return Ok(bytes.as_bytes().len());
+            let mut written = self.written();
+            let bytes = bytes.as_bytes();
+            if bytes.len() < LARGE || written.whole {
+                written.stream.extend_from_slice(bytes);
+                return Ok(bytes.len());
+            }
         }
-        let buffer = PyBuffer::<u8>::get(data)?;
-        let mut bytes = self.bytes();
-        let start = bytes.len();
-        bytes.resize(start + buffer.len_bytes(), 0);
-        buffer.copy_to_slice(py, &mut bytes[start..])?;
-        Ok(buffer.len_bytes())
+        let held = Held::new(data)?;
+        let (len, mut written) = (held.len(), self.written());
+        if len < LARGE || written.whole {
+            held.append_to(py, &mut written.stream)?;
+        } else {
+            let at = written.stream.len();
+            written.large.push((at, held));
+        }
+        Ok(len)
+    }
+
+    /// The pickler asks, of something that could stay outside: does it belong into the stream?
+    fn __call__(&self, buffer: &Bound<'_, PyAny>) -> PyResult<bool> {
+        if self.written().whole {
+            return Ok(true);
+        }
+        let held = Held::new(buffer)?;
+        let inside = held.len() < LARGE;
+        if !inside {
+            self.written().buffers.push(held);
+        }
+        Ok(inside)
+    }
+}
+
+/// An object's pickle, of which the large parts are where they were.
+pub struct Loose {
+    pub stream: Vec<u8>,
+    large: Vec<(usize, Held)>,
+    buffers: Vec<Held>,
+}
+
+impl Loose {
+    pub fn plain(stream: Vec<u8>) -> Self {
+        Self { stream, large: Vec::new(), buffers: Vec::new() }
+    }
+
+    /// Copies the large parts to where others can see them: the stream if it is small, and all
+    /// buffers.
+    pub fn pack(self, py: Python<'_>, store: &Store) -> PyResult<(Vec<u8>, Vec<Buffer>)> {
+        let Self { stream, large, buffers } = self;
+        let each = buffers.iter().map(|held| fill(py, store, &[Part::Held(held)]));
+        let buffers = each.collect::<PyResult<Vec<_>>>()?;
+        if large.is_empty() {
+            return Ok((stream, buffers));
+        }
+        let (mut parts, mut from) = (Vec::new(), 0);
+        for (at, held) in &large {
+            parts.extend([Part::Bytes(&stream[from..*at]), Part::Held(held)]);
+            from = *at;
+        }
+        parts.push(Part::Bytes(&stream[from..]));
+        let stream = fill(py, store, &parts)?;
+        Ok((Vec::new(), std::iter::once(stream).chain(buffers).collect()))
     }
 }
 
@@ -78,11 +145,13 @@ impl Kept {
     fn new(py: Python<'_>) -> PyResult<Self> {
         const PROTOCOL: u8 = 5;
         let sink = Py::new(py, Sink(Mutex::default()))?;
-        let pickler = names(py)?.pickler.bind(py).call1((&sink, PROTOCOL))?.unbind();
+        let (imports, callback) = (true, &sink);
+        let args = (&sink, PROTOCOL, imports, callback);
+        let pickler = names(py)?.pickler.bind(py).call1(args)?.unbind();
         Ok(Self { sink, pickler, reducers: (usize::MAX, 0) })
     }
 
-    fn dump(&mut self, py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    fn dump(&mut self, py: Python<'_>, object: &Bound<'_, PyAny>, whole: bool) -> PyResult<Loose> {
         let Names { extra, copyreg, .. } = names(py)?;
         let (extra, copyreg) = (extra.bind(py), copyreg.bind(py));
         let pickler = self.pickler.bind(py);
@@ -93,15 +162,17 @@ impl Kept {
             pickler.setattr("dispatch_table", table)?;
             self.reducers = reducers;
         }
+        self.sink.get().written().whole = whole;
         pickler.call_method1(intern!(py, "dump"), (object,))?;
         pickler.call_method0(intern!(py, "clear_memo"))?;
-        let mut buffer = self.sink.get().bytes();
-        if buffer.capacity() > KEEP {
-            return Ok(std::mem::take(&mut *buffer));
+        let mut written = self.sink.get().written();
+        let (large, buffers) = (take(&mut written.large), take(&mut written.buffers));
+        if written.stream.capacity() > KEEP {
+            return Ok(Loose { stream: take(&mut written.stream), large, buffers });
         }
-        let bytes = buffer.as_slice().to_vec();
-        buffer.clear();
-        Ok(bytes)
+        let stream = written.stream.as_slice().to_vec();
+        written.stream.clear();
+        Ok(Loose { stream, large, buffers })
     }
 }
 
@@ -111,15 +182,24 @@ fn idle() -> std::sync::MutexGuard<'static, Vec<Kept>> {
 
 /// The pickle of an object.
 pub fn dumps(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Vec<u8>> {
+    Ok(dump(py, object, true)?.stream)
+}
+
+/// The pickle of an object, of which the large parts stay where they are.
+pub fn dumps_loose(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Loose> {
+    dump(py, object, false)
+}
+
+fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, whole: bool) -> PyResult<Loose> {
     let kept = idle().pop();
     let mut kept = match kept {
         Some(kept) => kept,
         None => Kept::new(py)?,
     };
     // A pickler that raised may hold half an object: it is not kept.
-    let bytes = kept.dump(py, object)?;
+    let pickle = kept.dump(py, object, whole)?;
     idle().push(kept);
-    Ok(bytes)
+    Ok(pickle)
 }
 
 /// The object of a pickle.
@@ -130,6 +210,23 @@ pub fn loads<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> 
 /// The object of a pickle that Python has as an object.
 pub fn load<'py>(py: Python<'py>, bytes: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
     names(py)?.loads.bind(py).call1((bytes,))
+}
+
+/// The object that a message holds.
+pub fn loads_parcel<'py>(py: Python<'py>, parcel: &Parcel) -> PyResult<Bound<'py, PyAny>> {
+    if let Some(bytes) = parcel.whole() {
+        return loads(py, bytes);
+    }
+    let pieces = parcel.pieces().map(|piece| Piece::view(py, piece.map_err(|e| raise(py, &e))?));
+    let mut pieces = pieces.collect::<PyResult<Vec<_>>>()?.into_iter().peekable();
+    // A stream that is a large one is the first of the buffers, and there is nothing before it.
+    let mut stream = pieces.next();
+    if stream.as_ref().is_some_and(|stream| stream.len().is_ok_and(|len| len == 0)) {
+        stream = pieces.next();
+    }
+    let buffers = PyList::new(py, pieces.collect::<Vec<_>>())?;
+    let kwargs = [("buffers", buffers)].into_py_dict(py)?;
+    names(py)?.loads.bind(py).call((stream,), Some(&kwargs))
 }
 
 /// A function of `phalanx._carry`, where the rare cases are dealt with.
@@ -143,7 +240,7 @@ pub fn carry<'py>(
 
 /// The pickle of an object that goes to a worker.
 pub struct Pickled {
-    pub bytes: Vec<u8>,
+    pub pickle: Loose,
     /// Something in it has no name that the worker can import.
     pub by_value: bool,
 }
@@ -159,12 +256,14 @@ pub fn dumps_argument(
     main_by_value: bool,
 ) -> PyResult<Pickled> {
     const MAIN: &[u8] = b"__main__";
-    let bytes = match dumps(py, object) {
-        Ok(bytes) if main_by_value && bytes.windows(MAIN.len()).any(|part| part == MAIN) => {
+    let names_main = |stream: &[u8]| stream.windows(MAIN.len()).any(|part| part == MAIN);
+    let bytes = match dumps_loose(py, object) {
+        Ok(pickle) if main_by_value && names_main(&pickle.stream) => {
             carry(py, "dumps_by_value", (object, what))?
         }
-        Ok(bytes) => return Ok(Pickled { bytes, by_value: false }),
+        Ok(pickle) => return Ok(Pickled { pickle, by_value: false }),
         Err(error) => carry(py, "dumps_again", (object, what, error.value(py)))?,
     };
-    Ok(Pickled { bytes: bytes.cast::<PyBytes>()?.as_bytes().to_vec(), by_value: true })
+    let pickle = Loose::plain(bytes.cast::<PyBytes>()?.as_bytes().to_vec());
+    Ok(Pickled { pickle, by_value: true })
 }

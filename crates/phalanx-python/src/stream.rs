@@ -81,9 +81,10 @@ impl Shared {
 
     fn task(&self, py: Python<'_>, items: &Bound<'_, PyList>, first: u64) -> PyResult<Task> {
         let what = format!("iterable[{}]", first as usize * self.chunk);
+        let store = self.core.store();
         match self.chunk {
-            1 => self.function.task(py, shape::ONE, &items.get_item(0)?, &what),
-            _ => self.function.task(py, shape::EACH, items, &what),
+            1 => self.function.task(py, store, shape::ONE, &items.get_item(0)?, &what),
+            _ => self.function.task(py, store, shape::EACH, items, &what),
         }
     }
 
@@ -93,7 +94,7 @@ impl Shared {
         let index = self.progress().submitted;
         let task = self.task(py, items, index)?;
         let mut progress = self.progress();
-        let bytes = task.payload.len();
+        let bytes = task.size();
         let Some(hold) = &progress.hold else { return Ok(false) };
         hold.submit(&self.group, index, task).map_err(|e| raise(py, &e))?;
         progress.submitted += 1;

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::time::{Duration, Instant};
 
-use phalanx::pool::{Duty, Worker as Engine};
+use phalanx::pool::{Duty, Parcel, Worker as Engine};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::errors::raise;
 use crate::function::shape;
-use crate::pickle::{carry, dumps, loads};
+use crate::pickle::{Loose, carry, dumps, dumps_loose, loads, loads_parcel};
 
 /// A signal that arrives just before a worker sleeps is seen after so long at the latest.
 const SLICE: Duration = Duration::from_secs(1);
@@ -54,9 +54,14 @@ impl Worker {
                     let function = loads(py, &bytes).map(Bound::unbind);
                     self.functions[(id % Engine::CODES as u64) as usize] = Some((id, function));
                 }
-                Duty::Run(code, shape, payload) => {
-                    let (returned, bytes) = self.run(py, code, shape, &payload);
-                    self.engine.finish(returned, &bytes);
+                Duty::Run(code, shape, arguments) => {
+                    let (returned, pickle) = self.run(py, code, shape, arguments);
+                    let (returned, stream, buffers) = match pickle.pack(py, self.engine.store()) {
+                        Ok((stream, buffers)) => (returned, stream, buffers),
+                        // No memory for a large result.
+                        Err(error) => (false, describe(py, &error, false), Vec::new()),
+                    };
+                    self.engine.finish(returned, stream, buffers);
                 }
                 Duty::Idle => {
                     let engine = &mut self.engine;
@@ -72,24 +77,24 @@ impl Worker {
 
 impl Worker {
     /// Runs a task: true and the pickle of its result, or false and the envelope of its error.
-    fn run(&self, py: Python<'_>, code: u64, kind: u8, payload: &[u8]) -> (bool, Vec<u8>) {
+    fn run(&self, py: Python<'_>, code: u64, kind: u8, arguments: Parcel) -> (bool, Loose) {
         let by_value = kind & shape::BY_VALUE != 0;
-        let result = match self.call(py, code, kind, payload) {
+        let result = match self.call(py, code, kind, arguments) {
             Ok(result) => result,
-            Err(error) => return (false, describe(py, &error, by_value)),
+            Err(error) => return (false, Loose::plain(describe(py, &error, by_value))),
         };
-        match dumps(py, &result) {
-            Ok(bytes) => (true, bytes),
+        match dumps_loose(py, &result) {
+            Ok(pickle) => (true, pickle),
             Err(error) => {
                 let again = by_value
                     .then(|| carry(py, "dumps_by_value", (&result, "the result")).ok())
                     .flatten()
                     .and_then(|bytes| Some(bytes.cast::<PyBytes>().ok()?.as_bytes().to_vec()));
                 if let Some(bytes) = again {
-                    return (true, bytes);
+                    return (true, Loose::plain(bytes));
                 }
                 let envelope = carry(py, "describe_result", (error.value(py), result));
-                (false, envelope_bytes(py, envelope))
+                (false, Loose::plain(envelope_bytes(py, envelope)))
             }
         }
     }
@@ -99,9 +104,11 @@ impl Worker {
         py: Python<'py>,
         code: u64,
         kind: u8,
-        payload: &[u8],
+        arguments: Parcel,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let mut payload = loads(py, payload)?;
+        let mut payload = loads_parcel(py, &arguments)?;
+        // Who goes on using large arguments holds on to them.
+        drop(arguments);
         let function = if kind & shape::WITH_FUNCTION != 0 {
             let (function, rest) = payload.extract::<(Bound<'py, PyAny>, Bound<'py, PyAny>)>()?;
             payload = rest;

@@ -25,7 +25,7 @@ use super::value::Value;
 use super::worker::{read_from, run as run_task};
 use crate::channel::Tickets;
 use crate::error::{Error, Result, WorkerDied};
-use crate::pool::Outcome;
+use crate::pool::{Outcome, Parcel};
 use crate::process::{Child, Exit};
 
 const RETURNED: u8 = 1;
@@ -115,8 +115,8 @@ impl<R: Value> Process<R> {
 
     fn outcome(&self, exit: Exit) -> Result<Outcome> {
         Ok(match read_from(&self.output, 0, Some(1))?.first() {
-            Some(&RETURNED) => Outcome::Returned(read_from(&self.output, 1, None)?),
-            Some(&FAILED) => Outcome::Failed(read_from(&self.output, 1, None)?),
+            Some(&RETURNED) => Outcome::Returned(Parcel::plain(read_from(&self.output, 1, None)?)),
+            Some(&FAILED) => Outcome::Failed(Parcel::plain(read_from(&self.output, 1, None)?)),
             _ => Outcome::Lost(WorkerDied::new(self.pid(), Some(exit), "running its task")),
         })
     }

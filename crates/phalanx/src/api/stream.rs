@@ -89,7 +89,7 @@ where
     fn send(&mut self, item: A) -> Result<()> {
         let task = task::call(self.function, item)?;
         let Some(hold) = &self.hold else { return Ok(()) };
-        self.bytes += task.payload.len();
+        self.bytes += task.size();
         hold.submit(&self.group, self.submitted, task)?;
         self.submitted += 1;
         Ok(())

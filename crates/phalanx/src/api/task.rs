@@ -80,8 +80,8 @@ pub(crate) fn run(mut bytes: Vec<u8>) -> Reply {
 /// The bytes of a result, or what the caller of `task` is told.
 pub(crate) fn opened(outcome: Outcome, task: &'static str) -> Result<Vec<u8>> {
     match outcome {
-        Outcome::Returned(bytes) => Ok(bytes),
-        Outcome::Failed(bytes) => Err(Failure::from_bytes(&bytes).of_task(task)),
+        Outcome::Returned(result) => result.into_stream(),
+        Outcome::Failed(how) => Err(Failure::from_bytes(&how.into_stream()?).of_task(task)),
         Outcome::Lost(died) => Err(died.at(task).into()),
         Outcome::Broken(error) => Err(error),
     }

@@ -32,10 +32,13 @@ pub(super) fn serve(seat: usize, life: Option<u64>, fds: Vec<OwnedFd>) -> Result
     loop {
         match worker.duty()? {
             // A descriptor in a result is kept until the owner reads it.
-            Duty::Run(_, _, payload) => match Scope::Once.run(|| run(payload)).0 {
-                Ok(result) => worker.finish(true, &result),
-                Err(failure) => worker.finish(false, &failure),
-            },
+            Duty::Run(_, _, arguments) => {
+                let payload = arguments.into_stream()?;
+                match Scope::Once.run(|| run(payload)).0 {
+                    Ok(result) => worker.finish(true, result, Vec::new()),
+                    Err(failure) => worker.finish(false, failure, Vec::new()),
+                }
+            }
             Duty::Idle => worker.sleep(None),
             Duty::Leave => return Ok(0),
             // Our tasks bring their code's place with them.

@@ -2,12 +2,14 @@
 //!
 //! A death, line by line: see `ARCHITECTURE.md`, "Where each kind of death is handled".
 
+use std::mem::take;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, Token};
 use super::group::{Group, Until};
+use super::parcel::Store;
 use super::shared::Shared;
 use super::staff::{Desk, Staff};
 use super::state::{Phase, State};
@@ -54,12 +56,14 @@ impl Core {
         let control = region.control()?;
         let desks = (0..workers).map(|seat| Ok(Desk::new(region.seat(seat)?)));
         let desks = desks.collect::<Result<Vec<_>>>()?;
+        let store = Store::new(region.span(0));
         let event = Event::new().map_err(|e| Error::os("make a pool's event", e))?;
         let engine = Engine::current()?;
         let shared = Arc::new_cyclic(|weak: &Weak<Shared>| Shared {
             generation: fork::generation(),
             region,
             control,
+            store,
             event,
             state: Mutex::new(State::new(desks)),
             changed: Condvar::new(),
@@ -103,6 +107,7 @@ impl Core {
         if matches!(state.phase, Phase::Leaving | Phase::Broken(_)) {
             return Ok(None);
         }
+        state.lend(seat, &self.0.region);
         let (owner, lifeline) = lifeline().map_err(|e| Error::os("make a lifeline", e))?;
         Ok(Some(Seating { seat, lifeline, owner }))
     }
@@ -139,10 +144,18 @@ impl Core {
         self.submit_as(false, group, index, task)
     }
 
-    fn submit_as(&self, held: bool, group: &Arc<Group>, index: u64, task: Task) -> Result<()> {
+    /// Where large arguments go.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    fn submit_as(&self, held: bool, group: &Arc<Group>, index: u64, mut task: Task) -> Result<()> {
+        let (payload, buffers) = (take(&mut task.payload), take(&mut task.buffers));
+        let packed = self.0.store.pack(payload, buffers);
         let mut state = self.0.lock()?;
         state.check_open(held)?;
-        state.submit(group, index, task);
+        state.submit(group, index, task, packed);
         self.0.unlock(state);
         Ok(())
     }
@@ -343,6 +356,8 @@ impl Drop for Core {
             let _ = self.wait_ended(Some(Instant::now() + Duration::from_secs(5)));
             self.0.engine.unwatch(self.0.event.as_fd());
             self.0.engine.dismiss(self.0.pool);
+            // Somebody may look at a result still, and so keep the rest.
+            self.0.region.discard();
         }
     }
 }

@@ -231,7 +231,8 @@ impl Group {
 
     #[cfg(test)]
     pub(crate) fn finish_for_test(&self, index: u64) {
-        let _ = self.arrive(index, Outcome::Returned(Vec::new()), Duration::ZERO);
+        let _ =
+            self.arrive(index, Outcome::Returned(super::Parcel::plain(Vec::new())), Duration::ZERO);
     }
 }
 
@@ -259,6 +260,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Parcel;
 
     fn indices(group: &Group) -> Vec<u64> {
         std::iter::from_fn(|| match group.next() {
@@ -292,7 +294,7 @@ mod tests {
         let group = Group::in_order();
         assert!(group.announce(9));
         assert!(!group.expect(1));
-        let arrival = group.arrive(0, Outcome::Returned(vec![]), Duration::ZERO);
+        let arrival = group.arrive(0, Outcome::Returned(Parcel::plain(vec![])), Duration::ZERO);
         assert_eq!(arrival.announce, Some(9));
         assert!(!group.announce(10));
     }

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::Engine;
 use super::group::{Group, Until};
+use super::parcel::Store;
 use super::staff::Staff;
 use super::state::State;
 use crate::error::{Error, Result};
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(super) state: Mutex<State>,
     /// Something that `ended` or `errand` waits for has happened.
     pub(super) changed: Condvar,
+    /// Where large arguments go.
+    pub(super) store: Store,
     pub(super) engine: Arc<Engine>,
     pub(super) pool: u32,
 }
@@ -86,7 +89,7 @@ impl Shared {
         state.progress();
         let wakers = std::mem::take(&mut state.wakers);
         let notify = !state.errands.is_empty() || state.is_ended();
-        let alarm = state.scheduler.alarm();
+        let alarm = state.alarm();
         let news = std::mem::replace(&mut state.alarm, alarm) != alarm && !state.expected;
         state.expected |= news && alarm.is_some();
         drop(state);
@@ -153,8 +156,14 @@ impl Shared {
         let soon = active.then(|| now + SOON);
         // What is set here holds until the next visit, which is promised by what is returned.
         state.expected = soon.is_some();
+        let tidying = state.is_tidying_due(now);
         let look = if state.driven || soon.is_some() { None } else { state.linger() };
-        let (alarm, _) = self.release(state);
+        let (mut alarm, _) = self.release(state);
+        if tidying && self.store.trim() {
+            let Ok(mut state) = self.lock() else { return None };
+            state.tidy_again();
+            (alarm, _) = self.release(state);
+        }
         [soon, look, alarm].into_iter().flatten().min()
     }
 

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::task::{Code, MORE, to_worker};
-use crate::error::Result;
+use super::parcel::{Lent, Parcel, Ties};
+use super::task::{Code, MORE, PIECES, to_worker};
+use crate::error::{Error, Result};
 use crate::process::Child;
-use crate::shm::{Consumer, Head, Order, Producer, Seat, SeatInbox, SeatOutbox};
+use crate::shm::{Consumer, Head, Order, Producer, Seat, SeatInbox, SeatOutbox, Slot, Span};
 use crate::sys::ForkClosed;
 
 /// A process in a seat.
@@ -55,7 +56,7 @@ pub(crate) struct Mail {
     pub(crate) kind: u8,
     pub(crate) task: u64,
     pub(crate) extra: u64,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Parcel,
 }
 
 impl Mail {
@@ -70,6 +71,8 @@ pub(crate) struct Freight<'a> {
     pub(crate) code: Option<&'a Arc<Code>>,
     pub(crate) shape: u8,
     pub(crate) payload: &'a [u8],
+    /// The payload is a message in pieces.
+    pub(crate) pieces: bool,
 }
 
 /// The owner's side of a seat.
@@ -88,7 +91,14 @@ pub(crate) struct Desk {
     /// Frames were pushed since the bell was rung last.
     unrung: bool,
     pub(crate) staff: Option<Staff>,
+    /// The worker's span and its number.
+    lent: Option<(u32, Arc<Lent>)>,
+    /// Slots of tasks that have ended and whose worker has not let go of them.
+    kept: Vec<(Sent, Vec<Arc<Slot>>)>,
 }
+
+/// A worker may hold on to the large arguments of so many tasks after their end.
+const HELD: usize = 256;
 
 impl Desk {
     /// A seat that was never used.
@@ -103,6 +113,8 @@ impl Desk {
             codes: [0; Code::SLOTS],
             unrung: false,
             staff: None,
+            lent: None,
+            kept: Vec::new(),
             seat,
         }
     }
@@ -111,6 +123,33 @@ impl Desk {
     pub(crate) fn clear(&mut self) {
         self.seat.clear();
         *self = Self::new(self.seat.clone());
+    }
+
+    /// Gives the next worker the span number `number`.
+    pub(crate) fn lend(&mut self, number: u32, span: Span) {
+        self.seat.set_span(number);
+        self.lent = Some((number, Lent::new(span)));
+    }
+
+    /// Forgets the slots that the worker has let go of. True: it holds on to others.
+    pub(crate) fn sweep(&mut self) -> bool {
+        if self.kept.is_empty() {
+            return false;
+        }
+        let Self { kept, seat, claims, .. } = self;
+        kept.retain(|(sent, _)| {
+            let held = !seat.claim(sent.claim).is_let_go(sent.task);
+            if !held {
+                claims.push(sent.claim);
+            }
+            held
+        });
+        !kept.is_empty()
+    }
+
+    /// May the worker have more large arguments to hold on to?
+    pub(crate) fn may_hold(&self) -> bool {
+        self.kept.len() < HELD
     }
 
     pub(crate) fn has_mail(&self) -> bool {
@@ -151,7 +190,7 @@ impl Desk {
                 What::Run(sent) => match freight(sent.task) {
                     Some(freight) => (
                         Head {
-                            kind: to_worker::RUN,
+                            kind: to_worker::RUN | if freight.pieces { PIECES } else { 0 },
                             flags: freight.shape,
                             claim: sent.claim,
                             task: sent.task,
@@ -212,10 +251,21 @@ impl Desk {
         true
     }
 
-    /// The task has ended: its claim is free.
-    pub(crate) fn ended(&mut self, task: u64) -> bool {
-        let at = self.sent.iter().position(|sent| sent.task == task);
-        at.map(|at| self.release(at)).is_some()
+    /// The task has ended: its claim is free, unless the worker holds on to its slots.
+    pub(crate) fn ended(
+        &mut self,
+        task: u64,
+        slots: impl FnOnce() -> Option<Vec<Arc<Slot>>>,
+    ) -> bool {
+        let Some(at) = self.sent.iter().position(|sent| sent.task == task) else { return false };
+        match slots().filter(|_| !self.seat.claim(self.sent[at].claim).is_let_go(task)) {
+            Some(slots) => {
+                let sent = self.sent.remove(at).expect("a place that was just found");
+                self.kept.push((sent, slots));
+            }
+            None => self.release(at),
+        }
+        true
     }
 
     fn release(&mut self, at: usize) {
@@ -239,14 +289,27 @@ impl Desk {
             let Some(head) = self.outbox.pop(&mut self.partial)? else { return Ok(None) };
             if head.kind & MORE == 0 {
                 let body = std::mem::take(&mut self.partial);
-                return Ok(Some(Mail {
-                    kind: head.kind,
-                    task: head.task,
-                    extra: head.extra,
-                    body,
-                }));
+                let body = match head.kind & PIECES {
+                    0 => Parcel::plain(body),
+                    _ => self.in_pieces(body, head.claim)?,
+                };
+                let kind = head.kind & !PIECES;
+                return Ok(Some(Mail { kind, task: head.task, extra: head.extra, body }));
             }
         }
+    }
+
+    fn in_pieces(&self, body: Vec<u8>, loan: u16) -> Result<Parcel> {
+        let (number, span) =
+            self.lent.clone().ok_or_else(|| Error::corrupt("a message in pieces"))?;
+        let (seat, loan) = (self.seat.clone(), usize::from(loan));
+        let view = span.span.clone();
+        let ties = if loan < Seat::loans() {
+            Ties::Loan { seat, loan, number, _span: span }
+        } else {
+            Ties::Cut
+        };
+        Parcel::in_pieces(body, view, ties)
     }
 
     /// After reading: wakes a worker that waits for room in its outbox.

@@ -12,13 +12,14 @@ use slab::Slab;
 
 use super::core::Errand;
 use super::group::Group;
+use super::parcel::Packed;
 use super::scheduler::{Command, Scheduler};
 use super::staff::{Desk, Freight, Mail, Staff};
 use super::task::{Outcome, Task, to_owner};
 use super::worker::LINGER;
 use crate::error::{Error, Result, WorkerDied};
 use crate::process::Exit;
-use crate::shm::Order;
+use crate::shm::{Order, Region, heirs};
 
 /// After so many workers in a row that died before they were ready, the pool gives up...
 const STILLBORN: u32 = 3;
@@ -60,7 +61,14 @@ pub(super) struct State {
     pub(super) expected: bool,
     /// Threads that wait while another one drives.
     pub(super) bystanders: usize,
+    /// When to look whether memory can be given back that large pieces needed.
+    tidy: Option<Instant>,
+    /// The number of the span that was given to a worker last.
+    span: u32,
 }
+
+/// Memory that large pieces needed goes back when none was sent for so long, or twice as long.
+const TIDY: Duration = Duration::from_secs(1);
 
 #[derive(Clone, Debug)]
 pub(super) enum Phase {
@@ -77,6 +85,7 @@ pub(super) enum Phase {
 struct Entry {
     serial: u64,
     task: Task,
+    packed: Packed,
     group: Arc<Group>,
     index: u64,
 }
@@ -104,6 +113,8 @@ impl State {
             drove: false,
             expected: false,
             bystanders: 0,
+            tidy: None,
+            span: 0,
         }
     }
 
@@ -116,14 +127,20 @@ impl State {
     }
 
     fn freight(tasks: &Slab<Entry>, id: u64) -> Option<Freight<'_>> {
-        let Task { code, shape, payload, .. } = &Self::entry(tasks, id)?.task;
-        Some(Freight { code: code.as_ref(), shape: *shape, payload })
+        let Entry { task: Task { code, shape, .. }, packed, .. } = Self::entry(tasks, id)?;
+        let (payload, pieces) = (&packed.bytes[..], packed.slots.is_some());
+        Some(Freight { code: code.as_ref(), shape: *shape, payload, pieces })
     }
 
-    pub(super) fn submit(&mut self, group: &Arc<Group>, index: u64, task: Task) {
+    fn packed(tasks: &mut Slab<Entry>, id: u64) -> Option<&mut Packed> {
+        let entry = tasks.get_mut((id & 0xffff_ffff) as usize);
+        entry.filter(|entry| entry.serial == id >> 32).map(|entry| &mut entry.packed)
+    }
+
+    pub(super) fn submit(&mut self, group: &Arc<Group>, index: u64, task: Task, packed: Packed) {
         // 28 bits: ids keep two bits free for a claim's state, and wrap after 2^28 reuses.
         self.serial = (self.serial + 1) & 0x0fff_ffff;
-        let entry = Entry { serial: self.serial, task, group: group.clone(), index };
+        let entry = Entry { serial: self.serial, task, packed, group: group.clone(), index };
         let key = self.tasks.insert(entry);
         self.scheduler.submit(self.id(key));
     }
@@ -133,6 +150,11 @@ impl State {
         while let Some(command) = self.scheduler.next() {
             match command {
                 Command::Send { worker, task } => {
+                    if !self.desks[worker].may_hold()
+                        && let Some(packed) = Self::packed(&mut self.tasks, task)
+                    {
+                        *packed = std::mem::take(packed).inside();
+                    }
                     if let Some(freight) = Self::freight(&self.tasks, task) {
                         self.desks[worker].send(task, &freight);
                         self.touched.push(worker);
@@ -158,9 +180,47 @@ impl State {
             return;
         }
         let entry = self.tasks.remove((task & 0xffff_ffff) as usize);
+        if entry.packed.slots.is_some() {
+            self.tidy_later();
+        }
         let arrival = entry.group.arrive(entry.index, outcome, took);
         self.wakers.extend(arrival.waker);
         self.errands.extend(arrival.announce.map(Errand::Done));
+    }
+
+    /// Gives the worker that comes to a seat a span of its own.
+    pub(super) fn lend(&mut self, seat: usize, region: &Region) {
+        self.span = Region::span_after(self.span).max(1);
+        if let Some(span) = region.span(self.span) {
+            self.desks[seat].lend(self.span, span);
+        }
+    }
+
+    fn tidy_later(&mut self) {
+        self.tidy.get_or_insert_with(|| Instant::now() + TIDY);
+    }
+
+    /// When the pool wants to be looked at, if nothing happens before.
+    pub(super) fn alarm(&self) -> Option<Instant> {
+        [self.scheduler.alarm(), self.tidy].into_iter().flatten().min()
+    }
+
+    /// Is it time to give memory back? If so, the caller does it and says whether to come again.
+    pub(super) fn is_tidying_due(&mut self, now: Instant) -> bool {
+        let due = self.tidy.is_some_and(|at| at <= now);
+        if due {
+            let held = self.desks.iter_mut().fold(false, |held, desk| desk.sweep() | held);
+            let held = heirs::sweep() | held;
+            self.tidy = None;
+            if held {
+                self.tidy_later();
+            }
+        }
+        due
+    }
+
+    pub(super) fn tidy_again(&mut self) {
+        self.tidy_later();
     }
 
     /// Before a sleep: when to look for what workers have not rung for, if they may have.
@@ -179,6 +239,7 @@ impl State {
     /// Reads what a worker has sent.
     pub(super) fn read(&mut self, worker: usize) {
         self.quiet = false;
+        let _ = self.desks[worker].sweep();
         loop {
             match self.desks[worker].read() {
                 Ok(Some(mail)) => self.receive(worker, mail),
@@ -217,7 +278,12 @@ impl State {
                     self.scheduler.arrived(worker, life, now);
                 }
             }
-            to_owner::RETURNED | to_owner::FAILED if self.desks[worker].ended(mail.task) => {
+            to_owner::RETURNED | to_owner::FAILED => {
+                let tasks = &mut self.tasks;
+                let slots = || Self::packed(tasks, mail.task)?.slots.take();
+                if !self.desks[worker].ended(mail.task, slots) {
+                    return;
+                }
                 let took = mail.took();
                 self.scheduler.finished(worker, mail.task, took, now);
                 let failed = mail.kind == to_owner::FAILED;
@@ -225,7 +291,8 @@ impl State {
                 self.finish(mail.task, outcome(mail.body), took);
             }
             to_owner::UNFIT => {
-                let (message, trace) = super::worker::read_unfit(&mail.body);
+                let body = mail.body.whole().unwrap_or_default();
+                let (message, trace) = super::worker::read_unfit(body);
                 self.fail(Error::initializer(message, trace));
             }
             _ => {}

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::parcel::{Buffer, Parcel};
 use crate::channel::Tickets;
 use crate::error::{Error, WorkerDied};
 
@@ -38,6 +39,8 @@ pub struct Task {
     pub shape: u8,
     /// The arguments.
     pub payload: Vec<u8>,
+    /// The large ones among them, if they lie apart.
+    pub buffers: Vec<Buffer>,
     /// For the descriptors in the payload, until the task has ended.
     pub(crate) tickets: Tickets,
 }
@@ -46,17 +49,23 @@ impl Task {
     /// A task whose payload holds no descriptors.
     #[must_use]
     pub fn new(code: Option<Arc<Code>>, shape: u8, payload: Vec<u8>) -> Self {
-        Self { code, shape, payload, tickets: Tickets::default() }
+        Self { code, shape, payload, buffers: Vec::new(), tickets: Tickets::default() }
+    }
+
+    /// Bytes of its arguments.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.payload.len() + self.buffers.iter().map(Buffer::len).sum::<usize>()
     }
 }
 
 /// How a task ended.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// It returned; these are the bytes of its result.
-    Returned(Vec<u8>),
-    /// It failed; these are the bytes that tell how.
-    Failed(Vec<u8>),
+    /// It returned; this is its result.
+    Returned(Parcel),
+    /// It failed; this tells how.
+    Failed(Parcel),
     /// The worker died that was running it.
     Lost(WorkerDied),
     /// It was never run, or not to its end, because its pool ended first.
@@ -75,13 +84,17 @@ pub(crate) mod to_worker {
 pub(crate) mod to_owner {
     /// The worker is ready. `extra` is the number of tasks after which it leaves, or 0.
     pub(crate) const READY: u8 = 1;
-    /// `extra` is the time that the task took, in nanoseconds; the body is its result.
+    /// `extra` is the time that the task took, in nanoseconds; the body is its result. If that is
+    /// in pieces, `claim` is the loan.
     pub(crate) const RETURNED: u8 = 2;
     /// As `RETURNED`, but the body tells how it failed.
     pub(crate) const FAILED: u8 = 3;
     /// The worker could not be readied; the body tells how.
     pub(crate) const UNFIT: u8 = 4;
 }
+
+/// Set in `kind`: the body is a message in pieces; see `parcel.rs`.
+pub(crate) const PIECES: u8 = 0x40;
 
 /// Set in `kind`: another frame continues the body.
 pub(crate) const MORE: u8 = 0x80;

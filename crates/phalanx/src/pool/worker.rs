@@ -12,11 +12,13 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::parcel::{Buffer, Packed, Parcel, Store, Ties};
 use super::spin::Spinner;
-use super::task::{MORE, to_owner, to_worker};
+use super::task::{MORE, PIECES, to_owner, to_worker};
 use crate::error::{Error, Result};
 use crate::shm::{
     Bell, Consumer, Control, Head, Order, Producer, Region, Seat, SeatInbox, SeatOutbox, Sleeper,
+    Slot, Span, heirs,
 };
 use crate::sys::futex::Woken;
 use crate::sys::socket::duplicate;
@@ -45,6 +47,12 @@ pub struct Worker {
     spinner: Option<Spinner>,
     /// Has run something since it gave unused memory back.
     worked: bool,
+    /// Where the owner's large pieces are.
+    span: Option<Span>,
+    /// Where its own go.
+    store: Store,
+    /// What it has sent in slots and the owner may see still, by loan.
+    lent: Vec<Option<Vec<Arc<Slot>>>>,
 }
 
 /// A worker that has had nothing to do for so long gives unused memory back.
@@ -56,13 +64,13 @@ const IDLE: Duration = Duration::from_millis(100);
 pub(crate) const LINGER: Duration = Duration::from_micros(100);
 
 /// What a worker has to do next.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Duty {
     /// Keep this code under this id; it takes the place of one with the same id modulo
     /// [`Worker::CODES`].
     Define(u64, Vec<u8>),
-    /// Run a task: the code's id or 0, the shape, the payload. Then [`Worker::finish`].
-    Run(u64, u8, Vec<u8>),
+    /// Run a task: the code's id or 0, the shape, the arguments. Then [`Worker::finish`].
+    Run(u64, u8, Parcel),
     /// End the process.
     Leave,
     /// Nothing yet: [`Worker::sleep`].
@@ -86,6 +94,7 @@ impl Worker {
         let region = Region::from_fd(memory)?;
         let spinner = Spinner::new(seat);
         let seat = region.seat(seat)?;
+        let own = region.span(seat.span()).filter(|_| seat.span() != 0);
         Ok(Self {
             spinner,
             control: region.control()?,
@@ -99,6 +108,9 @@ impl Worker {
             rung: Instant::now(),
             unrung: false,
             worked: true,
+            span: region.span(0),
+            store: Store::new(own),
+            lent: Vec::new(),
             seat,
         })
     }
@@ -135,14 +147,22 @@ impl Worker {
                 continue;
             }
             let body = std::mem::take(&mut self.partial);
-            match head.kind {
+            match head.kind & !PIECES {
                 to_worker::DEFINE => return Ok(Duty::Define(head.extra, body)),
                 to_worker::RUN if self.seat.claim(head.claim).take(head.task) => {
                     self.life = self.life.map(|life| life - 1);
                     self.running = head.task;
                     self.worked = true;
                     self.began = Instant::now();
-                    return Ok(Duty::Run(head.extra, head.flags, body));
+                    let parcel = match &self.span {
+                        Some(span) if head.kind & PIECES != 0 => {
+                            let (seat, task) = (self.seat.clone(), head.task);
+                            let ties = Ties::Claim { seat, claim: head.claim, task };
+                            Parcel::in_pieces(body, span.clone(), ties)?
+                        }
+                        _ => Parcel::plain(body),
+                    };
+                    return Ok(Duty::Run(head.extra, head.flags, parcel));
                 }
                 // Taken back.
                 _ => {}
@@ -173,19 +193,47 @@ impl Worker {
         let idle = Instant::now() + IDLE;
         let deadline = deadline.map_or(idle, |deadline| deadline.min(idle));
         if sleep(self.seat.bell(), Some(deadline), awaited) == Woken::TimedOut {
-            self.worked = false;
-            trim();
+            self.worked = self.tidy();
         }
     }
 
-    /// Sends how the task ended that [`duty`](Self::duty) gave last.
+    /// Gives back what nobody uses. True: there is something to come back for.
+    fn tidy(&mut self) -> bool {
+        self.sweep();
+        let waits = heirs::sweep();
+        let kept = self.store.trim();
+        trim();
+        kept || waits || self.lent.iter().any(Option::is_some)
+    }
+
+    /// Takes back the slots that the owner has let go of.
+    fn sweep(&mut self) {
+        for (loan, slots) in self.lent.iter_mut().enumerate() {
+            if slots.is_some() && !self.seat.is_lent(loan) {
+                *slots = None;
+            }
+        }
+    }
+
+    /// Where large pieces of results go.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Sends how the task ended that [`duty`](Self::duty) gave last: a stream and its buffers.
     ///
     /// Waits if the owner is slow to read.
-    pub fn finish(&mut self, returned: bool, body: &[u8]) {
+    pub fn finish(&mut self, returned: bool, stream: Vec<u8>, buffers: Vec<Buffer>) {
+        let packed = self.store.pack(stream, buffers);
+        let (bytes, pieces, loan) = self.lend(packed);
         let now = Instant::now();
         let took = now.saturating_duration_since(self.began).as_nanos();
         let kind = if returned { to_owner::RETURNED } else { to_owner::FAILED };
-        self.push(kind, self.running, u64::try_from(took).unwrap_or(u64::MAX), body);
+        let kind = kind | if pieces { PIECES } else { 0 };
+        let extra = u64::try_from(took).unwrap_or(u64::MAX);
+        let head = Head { kind, task: self.running, claim: loan, extra, ..Head::default() };
+        self.push(head, &bytes);
         self.unrung = true;
         if self.inbox.is_empty() || now.saturating_duration_since(self.rung) >= LINGER {
             self.ring_if_owed();
@@ -200,18 +248,39 @@ impl Worker {
         }
     }
 
+    /// Remembers the slots of a message that goes out: its bytes, is it in pieces, its loan.
+    fn lend(&mut self, packed: Packed) -> (Vec<u8>, bool, u16) {
+        const NONE: u16 = u16::MAX;
+        match &packed.slots {
+            None => return (packed.bytes, false, NONE),
+            Some(slots) if slots.is_empty() => return (packed.bytes, true, NONE),
+            Some(_) => self.sweep(),
+        }
+        let free = self.lent.iter().position(Option::is_none);
+        let loan = free.unwrap_or(self.lent.len());
+        if loan >= Seat::loans() {
+            return (packed.inside().bytes, true, NONE);
+        }
+        if loan == self.lent.len() {
+            self.lent.push(None);
+        }
+        self.lent[loan] = packed.slots;
+        self.seat.lend(loan, self.seat.span());
+        (packed.bytes, true, loan as u16)
+    }
+
     fn send(&mut self, kind: u8, task: u64, extra: u64, body: &[u8]) {
-        self.push(kind, task, extra, body);
+        self.push(Head { kind, task, extra, ..Head::default() }, body);
         self.ring();
     }
 
-    fn push(&mut self, kind: u8, task: u64, extra: u64, body: &[u8]) {
+    fn push(&mut self, head: Head, body: &[u8]) {
         let largest = self.outbox.largest();
         let mut rest = body;
         loop {
             let (piece, more) = rest.split_at(rest.len().min(largest));
-            let kind = kind | if more.is_empty() { 0 } else { MORE };
-            let head = Head { kind, task, extra, ..Head::default() };
+            let kind = head.kind | if more.is_empty() { 0 } else { MORE };
+            let head = Head { kind, ..head };
             while !self.outbox.push(head, piece) {
                 // Say that we wait for room, and look again: it may have been made meanwhile.
                 self.seat.set_blocked();

@@ -7,8 +7,14 @@
 //! a worker dies, the task whose word says `RUNNING` and whose outcome is not in the outbox is
 //! the one that was lost; one that says `WAITING` was never begun and runs elsewhere.
 
+//!
+//! `RUNNING` turns into `DONE` when the worker has let go of the task's large arguments, which may
+//! be before its outcome is sent or long after; to whoever asks what a dead worker had begun, both
+//! are the same.
+
 use super::atomic::{AtomicU64, Ordering};
 
+const DONE: u64 = 0;
 const WAITING: u64 = 1;
 const RUNNING: u64 = 2;
 const REVOKED: u64 = 3;
@@ -44,7 +50,20 @@ impl Claim {
 
     /// The owner, of a worker that has died: had it begun the task?
     pub(crate) fn is_taken(&self, task: u64) -> bool {
-        self.0.load(Ordering::Acquire) == task << 2 | RUNNING
+        let word = self.0.load(Ordering::Acquire);
+        word == task << 2 | RUNNING || word == task << 2 | DONE
+    }
+
+    /// The worker, when it has let go of the task's large arguments.
+    pub(crate) fn let_go(&self, task: u64) {
+        let (running, done) = (task << 2 | RUNNING, task << 2 | DONE);
+        // Release: what was read of the arguments was read before.
+        let _ = self.0.compare_exchange(running, done, Ordering::AcqRel, Ordering::Relaxed);
+    }
+
+    /// The owner: has the worker let go?
+    pub(crate) fn is_let_go(&self, task: u64) -> bool {
+        self.0.load(Ordering::Acquire) == task << 2 | DONE
     }
 
     fn turn(&self, task: u64, state: u64) -> bool {
@@ -57,6 +76,19 @@ impl Claim {
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_task_whose_arguments_were_let_go_is_taken_still() {
+        let claim = Claim::new();
+        claim.offer(7);
+        claim.let_go(7);
+        assert!(!claim.is_let_go(7), "nobody has begun it");
+        assert!(claim.take(7) && !claim.is_let_go(7));
+        claim.let_go(6);
+        assert!(!claim.is_let_go(7), "another task's");
+        claim.let_go(7);
+        assert!(claim.is_let_go(7) && claim.is_taken(7) && !claim.revoke(7));
+    }
 
     #[test]
     fn a_task_is_taken_or_revoked_never_both() {

@@ -10,6 +10,8 @@ mod atomic;
 mod bell;
 mod claim;
 #[cfg(not(loom))]
+pub(crate) mod heirs;
+#[cfg(not(loom))]
 mod lease;
 #[cfg(not(loom))]
 mod line;
@@ -20,6 +22,8 @@ mod plain;
 mod ring;
 #[cfg(not(loom))]
 mod seat;
+#[cfg(not(loom))]
+mod slab;
 #[cfg(not(loom))]
 mod store;
 
@@ -38,5 +42,7 @@ pub(crate) use plain::Plain;
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
 pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};
+#[cfg(not(loom))]
+pub(crate) use slab::{Slab, Slot, Span, View};
 #[cfg(not(loom))]
 pub(crate) use store::{SEGMENT, Store};

@@ -1,8 +1,12 @@
 //! The memory that a pool shares with its workers: a control page, then a seat for each worker.
 //!
 //! ```text
-//! | control page | seat 0: page of words | inbox | outbox | seat 1: ... |
+//! | control page | seat 0: page of words | inbox | outbox | seat 1: ... | spans |
 //! ```
+//!
+//! A span is a range of the same memory for large pieces of messages (`slab.rs`): span 0 holds
+//! what the owner sends, and each worker has one for what it sends, which no other worker gets after
+//! it. They are ranges of numbers and have pages only where something was written.
 //!
 //! A worker maps the control page and its own seat, so it cannot spoil another's. All zeros is a
 //! seat that nobody has sat in: its owner clears it before each new worker.
@@ -15,9 +19,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crossbeam_utils::CachePadded;
 
 use super::ring::{Counters, Home};
+use super::slab::Span;
 use super::{Bell, Claim, Lease};
 use crate::error::{Error, Result};
-use crate::sys::{Mapping, Memory};
+use crate::sys::{Mapping, Memory, limits};
 
 /// Bytes of the inbox and of the outbox of a seat.
 const RING: usize = 256 << 10;
@@ -28,6 +33,13 @@ const PAGE: usize = 64 << 10;
 /// Workers that may spin at a time.
 const LEASES: usize = 64;
 const SEAT: usize = PAGE + 2 * RING;
+/// Messages with large pieces of a worker that its owner has not let go of.
+const LOANS: usize = 1024;
+/// Bytes of a span, and of the whole.
+const SPAN: usize = 1 << 40;
+const WHOLE: usize = 1 << 60;
+/// Spans are numbered below this; the seats have the place of the first.
+const SPANS: u32 = (WHOLE / SPAN - 1) as u32;
 
 const _: () = assert!(size_of::<Words>() <= PAGE && size_of::<ControlWords>() <= PAGE);
 
@@ -43,6 +55,8 @@ pub(crate) enum Order {
 #[derive(Debug)]
 #[repr(C)]
 struct ControlWords {
+    /// Written by the owner before there is a worker.
+    seats: AtomicU32,
     doorbell: CachePadded<Bell>,
     leases: [CachePadded<Lease>; LEASES],
 }
@@ -62,27 +76,57 @@ struct Words {
     inbox: Counters,
     outbox: Counters,
     claims: [Claim; CLAIMS],
+    /// Written by the owner: the worker's span, or 0 for none.
+    span: AtomicU32,
+    /// For each loan, the span that it is from until the owner has let go of it: written by the
+    /// worker; the owner turns it into 0.
+    loans: [AtomicU32; LOANS],
 }
 
 /// The memory of a pool.
 #[derive(Debug)]
 pub(crate) struct Region {
-    memory: Memory,
+    memory: Arc<Memory>,
 }
 
 impl Region {
     /// Room for `seats` workers. Memory is taken as it is used.
     pub(crate) fn new(seats: usize) -> Result<Self> {
         let len = seats.checked_mul(SEAT).and_then(|len| len.checked_add(PAGE));
-        let len = len.filter(|&len| isize::try_from(len).is_ok());
+        let len = len.filter(|&len| len <= SPAN && u32::try_from(seats).is_ok());
         let len = len.ok_or_else(|| Error::invalid(format!("{seats} workers are too many")))?;
+        // Where files must be small (RLIMIT_FSIZE) there are no spans.
+        let len = if limits::largest_file() >= WHOLE as u64 { WHOLE } else { len };
         let memory = Memory::new("phalanx-pool", len);
-        Ok(Self { memory: memory.map_err(|e| Error::os("make memory for a pool", e))? })
+        let memory = memory.map_err(|e| Error::os("make memory for a pool", e))?;
+        let region = Self { memory: Arc::new(memory) };
+        region.control()?.words().seats.store(seats as u32, Ordering::Relaxed);
+        Ok(region)
     }
 
     pub(crate) fn from_fd(fd: OwnedFd) -> Result<Self> {
         let memory = Memory::from_fd(fd).map_err(|e| Error::os("take over a pool's memory", e))?;
-        Ok(Self { memory })
+        if memory.len() < PAGE {
+            return Err(Error::corrupt("a pool's memory"));
+        }
+        Ok(Self { memory: Arc::new(memory) })
+    }
+
+    /// A span, if this memory has it: 0 is the owner's.
+    pub(crate) fn span(&self, number: u32) -> Option<Span> {
+        let there = number < SPANS && self.memory.len() == WHOLE;
+        there.then(|| Span::new(self.memory.clone(), (number as usize + 1) * SPAN, SPAN))
+    }
+
+    /// The number of the span that follows another: after some 2^20 they are used again.
+    pub(crate) fn span_after(number: u32) -> u32 {
+        (number + 1) % SPANS.max(1)
+    }
+
+    /// The pool is gone: gives back what only its owner and its workers needed.
+    pub(crate) fn discard(&self) {
+        let end = if self.memory.len() == WHOLE { 2 * SPAN } else { self.memory.len() };
+        self.memory.discard(0, end);
     }
 
     fn map(&self, at: usize, len: usize) -> Result<Mapping> {
@@ -94,7 +138,7 @@ impl Region {
     }
 
     pub(crate) fn seat(&self, index: usize) -> Result<Arc<Seat>> {
-        let seats = (self.memory.len() - PAGE) / SEAT;
+        let seats = self.control()?.words().seats.load(Ordering::Relaxed) as usize;
         if index >= seats {
             return Err(Error::invalid(format!("seat {index} of {seats}")));
         }
@@ -153,8 +197,41 @@ impl Seat {
 
     /// The owner makes the seat as new. No worker sits in it.
     pub(crate) fn clear(&self) {
-        // SAFETY: the words begin the mapping, and the worker that shared them is gone.
-        unsafe { self.mapping.start().write_bytes(0, size_of::<Words>()) };
+        let ours = std::mem::offset_of!(Words, loans);
+        // SAFETY: the words begin the mapping, and the worker that shared them is gone. Of its loans
+        // others may be letting go.
+        unsafe { self.mapping.start().write_bytes(0, ours) };
+        self.words().loans.iter().for_each(|loan| loan.store(0, Ordering::Relaxed));
+    }
+
+    pub(crate) fn set_span(&self, number: u32) {
+        self.words().span.store(number, Ordering::Release);
+    }
+
+    /// The worker's span, as its owner has written it.
+    pub(crate) fn span(&self) -> u32 {
+        self.words().span.load(Ordering::Acquire)
+    }
+
+    /// How many loans there may be at a time.
+    pub(crate) const fn loans() -> usize {
+        LOANS
+    }
+
+    /// The worker, before it sends what it lends.
+    pub(crate) fn lend(&self, loan: usize, span: u32) {
+        self.words().loans[loan].store(span, Ordering::Relaxed); // published by the push
+    }
+
+    /// The worker asks: does its owner have it still?
+    pub(crate) fn is_lent(&self, loan: usize) -> bool {
+        self.words().loans[loan].load(Ordering::Acquire) != 0
+    }
+
+    /// The owner has let go of what a worker lent; if another sits here by now, it is not asked.
+    pub(crate) fn give_back(&self, loan: usize, span: u32) {
+        let loan = &self.words().loans[loan % LOANS];
+        let _ = loan.compare_exchange(span, 0, Ordering::Release, Ordering::Relaxed);
     }
 
     pub(crate) fn bell(&self) -> &Bell {

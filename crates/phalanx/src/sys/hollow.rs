@@ -96,6 +96,14 @@ impl Memory {
     pub(crate) fn map_inherited(&self, offset: usize, len: usize) -> io::Result<Mapping> {
         match *self {}
     }
+
+    pub(crate) fn map_private(&self, offset: usize, len: usize) -> io::Result<Mapping> {
+        match *self {}
+    }
+
+    pub(crate) fn read(&self, offset: usize, to: &mut [u8]) -> io::Result<()> {
+        match *self {}
+    }
 }
 
 pub(crate) fn total_memory() -> u64 {
@@ -133,6 +141,10 @@ impl Mapping {
     }
 
     pub(crate) fn start(&self) -> NonNull<u8> {
+        match *self {}
+    }
+
+    pub(crate) fn len(&self) -> usize {
         match *self {}
     }
 }
@@ -296,6 +308,10 @@ pub(crate) fn lifeline() -> io::Result<(ForkClosed, OwnedFd)> {
     unsupported()
 }
 
+pub(crate) fn heirloom() -> io::Result<(ForkClosed, OwnedFd)> {
+    unsupported()
+}
+
 pub(crate) fn die_with_owner(lifeline: OwnedFd) -> io::Result<()> {
     unsupported()
 }
@@ -441,6 +457,10 @@ pub(crate) mod limits {
         Stack,
         /// Bytes of memory that is kept from being swapped (RLIMIT_MEMLOCK).
         LockedMemory,
+    }
+
+    pub(crate) fn largest_file() -> u64 {
+        0
     }
 
     pub(crate) fn set_niceness(pid: u32, niceness: i32) -> io::Result<()> {

@@ -16,6 +16,7 @@
 //! | `fork::{generation, ForkClosed}` | what a forked child must not keep | pthread_atfork(3) |
 //! | `fork::{children, Whole}` | who may know a thing; state that a fork finds whole | pthread_atfork(3) |
 //! | `lifeline`, `die_with_owner` | a worker that ends with its owner | pipe(7), F_SETSIG in fcntl(2) |
+//! | `heirloom` | a pipe that tells when the last forked child has ended | pipe(7) |
 //! | `child::*` | start, watch, signal and reap a process | posix_spawn(3), pidfd_open(2), waitid(2) |
 //! | `rendezvous::*` | meeting a process of the same user | abstract sockets, unix(7) |
 //! | `limits::*` | what a process may use | setpriority(2), sched_setaffinity(2), prlimit(2) |

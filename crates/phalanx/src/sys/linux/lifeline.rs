@@ -22,6 +22,14 @@ pub(crate) fn lifeline() -> io::Result<(ForkClosed, OwnedFd)> {
     Ok((ForkClosed::new(owner), worker))
 }
 
+/// A pipe whose write end forked children inherit, and whose read end they do not: once its maker
+/// has closed the write end, the read end is readable when the last of them has ended, or runs
+/// another program.
+pub(crate) fn heirloom() -> io::Result<(ForkClosed, OwnedFd)> {
+    let (owner, heirs) = pipe_with(PipeFlags::CLOEXEC)?;
+    Ok((ForkClosed::new(owner), heirs))
+}
+
 /// From now on the kernel kills this process when the owner's end of `lifeline` closes.
 ///
 /// If it is closed already, the process ends here.

@@ -32,6 +32,13 @@ fn id(pid: u32) -> io::Result<Option<Pid>> {
     pid.map(Some).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }
 
+/// How large a file may be that this process makes; memory with a descriptor is one, too.
+///
+/// Beyond it there is not just an error but a signal (SIGXFSZ).
+pub(crate) fn largest_file() -> u64 {
+    rustix::process::getrlimit(Os::Fsize).current.unwrap_or(u64::MAX)
+}
+
 /// Sets a process's niceness: -20 is served first, 19 last.
 pub(crate) fn set_niceness(pid: u32, niceness: i32) -> io::Result<()> {
     Ok(setpriority_process(id(pid)?, niceness)?)

@@ -83,6 +83,19 @@ impl Memory {
         }
     }
 
+    /// Copies bytes out, without a view.
+    pub(crate) fn read(&self, mut offset: usize, mut to: &mut [u8]) -> io::Result<()> {
+        while !to.is_empty() {
+            match rustix::io::pread(&self.fd, &mut *to, offset as u64) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => (offset, to) = (offset + read, &mut to[read..]),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     /// Gives the pages of a range back; they read as zeros after it.
     pub(crate) fn discard(&self, offset: usize, len: usize) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -103,16 +116,24 @@ impl Memory {
 
     /// As [`map`](Self::map), for a view that a forked child has too.
     pub(crate) fn map_inherited(&self, offset: usize, len: usize) -> io::Result<Mapping> {
+        self.map_with(MapFlags::SHARED, offset, len)
+    }
+
+    /// As [`map_inherited`](Self::map_inherited), for a view whose writer writes into copies of his
+    /// own, page by page. He sees what others write where he has not written.
+    pub(crate) fn map_private(&self, offset: usize, len: usize) -> io::Result<Mapping> {
+        self.map_with(MapFlags::PRIVATE | MapFlags::NORESERVE, offset, len)
+    }
+
+    fn map_with(&self, flags: MapFlags, offset: usize, len: usize) -> io::Result<Mapping> {
         if len == 0 || offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "a view outside its memory"));
         }
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice touches nothing of ours.
-        let start = unsafe {
-            mmap(ptr::null_mut(), len, access, MapFlags::SHARED, &self.fd, offset as u64)
-        }?;
+        let start = unsafe { mmap(ptr::null_mut(), len, access, flags, &self.fd, offset as u64) }?;
         let start = NonNull::new(start.cast()).expect("mmap does not return null");
-        Ok(Mapping { start, len, generation: None })
+        Ok(Mapping { start, len, offset, generation: None })
     }
 }
 
@@ -127,6 +148,8 @@ impl AsFd for Memory {
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     len: usize,
+    /// Where in its memory it begins.
+    offset: usize,
     /// Of a view that is not inherited: a forked child has no such mapping, only this value, and
     /// must not unmap what it does not have.
     generation: Option<u32>,
@@ -143,6 +166,10 @@ impl Mapping {
         self.start
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Takes the pages of a range of `memory` and maps them, all at once; see [`Memory::back`].
     ///
     /// A page at a time, as it is touched, would take several times as long.
@@ -153,7 +180,7 @@ impl Mapping {
         match unsafe { madvise(start, len, Advice::LinuxPopulateWrite) } {
             Ok(()) => Ok(()),
             // Before Linux 5.14; or a signal, or no memory, which it will say then.
-            Err(_) => memory.back(offset, len),
+            Err(_) => memory.back(self.offset + offset, len),
         }
     }
 }

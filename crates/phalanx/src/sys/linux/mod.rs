@@ -22,6 +22,6 @@ pub(crate) use clock::monotonic;
 pub(crate) use event::{Event, Poller};
 pub(crate) use fork::ForkClosed;
 pub(crate) use identity::{Fate, ProcessId};
-pub(crate) use lifeline::{die_with_owner, lifeline};
+pub(crate) use lifeline::{die_with_owner, heirloom, lifeline};
 pub(crate) use memory::{Mapping, Memory, total_memory, trim};
 pub(crate) use signals::block_signals;

@@ -1,6 +1,6 @@
 # phalanx. `make demo` and `make test` set up all they need, in .venv* and target/ only.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test conformance check bench clean setup
+.PHONY: help build demo test conformance soak fuzz sanitize check bench clean setup
 
 PYTHON := .venv/bin/python
 
@@ -31,6 +31,9 @@ test: build ## every test: Rust, loom, pytest on every CPython, CPython's own su
 conformance: build ## CPython's own suite, all of it, on every CPython with every start method
 	$(PYTHON) tools/conformance.py
 
+soak: build ## ten minutes of work under random deaths; SEED=n repeats one
+	$(PYTHON) tests/python/soak.py --seconds 600 $(if $(SEED),--seed $(SEED))
+
 check: build ## formatting, lints, types and stubs
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
@@ -39,6 +42,12 @@ check: build ## formatting, lints, types and stubs
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	$(PYTHON) -m mypy.stubtest phalanx._phalanx
+
+fuzz: build ## millions of inputs that are nonsense, for all that reads what another process wrote
+	$(PYTHON) tools/fuzz.py
+
+sanitize: setup ## the engine's tests under AddressSanitizer and ThreadSanitizer (nightly Rust)
+	$(PYTHON) tools/sanitize.py
 
 bench: build ## phalanx against multiprocessing, as a table; then the Rust API's own numbers
 	$(PYTHON) benches/python/bench.py

@@ -34,17 +34,19 @@ def main(minors: list[str]) -> int:
     for each in install_everywhere():
         if minors and each.minor not in minors:
             continue
-        for method in METHODS:
-            results = RESULTS / f"{each.version}-{method}.json"
+        runs = [(method, options) for options in ((), ("--executor",)) for method in METHODS]
+        for method, options in runs:
+            name = f"{method}{'-executor' if options else ''}"
+            results = RESULTS / f"{each.version}-{name}.json"
             results.unlink(missing_ok=True)
             command: list[str | Path] = [each.venv / "bin/python", "tests/conformance/run.py"]
-            command += ["--method", method, "--retries", "1", "--json", results]
-            outcome = run(f"conformance on {each.version}, {method}", command, conformance_totals)
+            command += ["--method", method, *options, "--retries", "1", "--json", results]
+            outcome = run(f"conformance on {each.version}, {name}", command, conformance_totals)
             ok = ok and outcome.ok
-            rows.append(row_of(results, each.version, method))
+            rows.append(row_of(results, each.version, name))
     print(f"\nAll results, with what failing tests said, are in {RESULTS.relative_to(ROOT)}.\n")
     for row in [COLUMNS, *rows]:
-        print("".join(f"{cell!s:<12}" for cell in row).rstrip())
+        print("".join(f"{cell!s:<20}" for cell in row).rstrip())
     return 0 if ok and rows else 1
 
 

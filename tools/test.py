@@ -8,6 +8,7 @@ fails does not keep the others from running, and makes the exit status 1, as doe
 test ran at all.
 """
 
+import functools
 import os
 import re
 import signal
@@ -133,6 +134,7 @@ def loom() -> Iterator[Outcome]:
     )
 
 
+@functools.cache
 def install_everywhere() -> list[Interpreter]:
     """Build one wheel, install it in an environment of every CPython, and say which these are."""
     found = interpreters()
@@ -173,9 +175,25 @@ def conformance() -> Iterator[Outcome]:
         command += ["--method", method, "--retries", "1", *([] if whole else ["--cut"])]
         what = f"{'all' if whole else 'a cut'} of conformance on {each.version}, {method}"
         yield run(what, command, conformance_totals)
+    command = [newest.venv / "bin/python", "tests/conformance/run.py", "--executor"]
+    command += ["--method", "forkserver", "--retries", "1"]
+    yield run(f"the executor's conformance on {newest.version}", command, conformance_totals)
 
 
-STEPS = {"rust": rust, "loom": loom, "python": python, "conformance": conformance}
+def soak_totals(lines: list[str]) -> str:
+    """The soak's own verdict."""
+    closing = [line for line in lines if line.startswith("soak: passed")]
+    return closing[-1].removeprefix("soak: ") if closing else ""
+
+
+def soak() -> Iterator[Outcome]:
+    """A minute of work under random deaths; ``make soak`` is ten."""
+    newest = install_everywhere()[-1]
+    command: list[str | Path] = [newest.venv / "bin/python", "tests/python/soak.py"]
+    yield run(f"soak on {newest.version}", [*command, "--seconds", "60"], soak_totals)
+
+
+STEPS = {"rust": rust, "loom": loom, "python": python, "conformance": conformance, "soak": soak}
 
 
 def main(names: list[str]) -> int:

@@ -1,8 +1,10 @@
 """``multiprocessing`` built anew: the same names, on an engine of its own.
 
 ``import phalanx as multiprocessing`` is all that a program changes. What is added to the standard
-library's names: the exceptions `WorkerDied`, `RemoteError` and `InitializerFailed`, and the warning
-`AbandonedLock`; and `install`, which makes ``multiprocessing`` itself be this package.
+library's names: the exceptions `WorkerDied`, `TaskTimeout`, `TaskCancelled`,
+`WorkerMemoryExceeded`, `RemoteError` and `InitializerFailed`, and the warning `AbandonedLock`;
+`Supervisor`, which keeps named processes running; `share` and `loan` for large data; and `install`,
+which makes ``multiprocessing`` itself be this package.
 """
 
 from __future__ import annotations
@@ -17,7 +19,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from phalanx.exceptions import AbandonedLock, InitializerFailed, RemoteError, WorkerDied
+    from phalanx.exceptions import (
+        AbandonedLock,
+        InitializerFailed,
+        RemoteError,
+        SupervisorFailed,
+        TaskCancelled,
+        TaskTimeout,
+        WorkerDied,
+        WorkerMemoryExceeded,
+    )
+    from phalanx.futures import ProcessPoolExecutor
+    from phalanx.sharing import Shared, loan, share
+    from phalanx.supervisor import ChildSpec, Supervisor
 del TYPE_CHECKING
 
 __all__ = [
@@ -27,6 +41,7 @@ __all__ = [
     "Barrier",
     "BoundedSemaphore",
     "BufferTooShort",
+    "ChildSpec",
     "Condition",
     "Event",
     "InitializerFailed",
@@ -37,16 +52,23 @@ __all__ = [
     "Pool",
     "Process",
     "ProcessError",
+    "ProcessPoolExecutor",
     "Queue",
     "RLock",
     "RawArray",
     "RawValue",
     "RemoteError",
     "Semaphore",
+    "Shared",
     "SimpleQueue",
+    "Supervisor",
+    "SupervisorFailed",
+    "TaskCancelled",
+    "TaskTimeout",
     "TimeoutError",
     "Value",
     "WorkerDied",
+    "WorkerMemoryExceeded",
     "active_children",
     "allow_connection_pickling",
     "cpu_count",
@@ -57,12 +79,14 @@ __all__ = [
     "get_logger",
     "get_start_method",
     "install",
+    "loan",
     "log_to_stderr",
     "parent_process",
     "reducer",
     "set_executable",
     "set_forkserver_preload",
     "set_start_method",
+    "share",
 ]
 
 SUBDEBUG = 5
@@ -120,22 +144,43 @@ def install() -> None:
     _install.install()
 
 
-# Loaded when first asked for.
+# Loaded when first asked for: our exceptions need the standard library's pool module, which most
+# programs never import.
+_LAZY = {
+    "exceptions": {
+        *("AbandonedLock", "InitializerFailed", "RemoteError", "SupervisorFailed"),
+        *("TaskCancelled", "TaskTimeout", "WorkerDied", "WorkerMemoryExceeded"),
+    },
+    "sharing": {"Shared", "loan", "share"},
+    "supervisor": {"ChildSpec", "Supervisor"},
+}
 _SUBMODULES = (
-    *("connection", "dummy", "exceptions", "forkserver", "heap", "managers", "pool", "queues"),
-    *("resource_sharer", "resource_tracker", "shared_memory", "sharedctypes", "spawn"),
-    *("synchronize", "util"),
+    *(
+        "connection",
+        "dummy",
+        "exceptions",
+        "forkserver",
+        "futures",
+        "heap",
+        "managers",
+        "pool",
+        "queues",
+    ),
+    *("resource_sharer", "resource_tracker", "shared_memory", "sharedctypes", "sharing", "spawn"),
+    *("supervisor", "synchronize", "util"),
 )
 
 
 def __getattr__(name: str) -> Any:
-    # Our exceptions need the standard library's pool module, which most programs never import.
-    if name in {"AbandonedLock", "InitializerFailed", "RemoteError", "WorkerDied"}:
-        from phalanx import exceptions
+    import importlib
 
-        return getattr(exceptions, name)
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    if name == "ProcessPoolExecutor":
+        from phalanx import futures
+
+        return futures.ProcessPoolExecutor
     if name in _SUBMODULES:
-        import importlib
-
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

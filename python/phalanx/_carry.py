@@ -13,6 +13,8 @@ import sys
 from multiprocessing.reduction import ForkingPickler
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
+from . import _phalanx
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,6 +62,26 @@ class _ByValue:
 
     def __reduce__(self) -> tuple[object, ...]:
         return pickle.loads, (dumps_by_value(self._function, "the function"),)
+
+
+class Retrying:
+    """A function of which some exceptions are worth another try."""
+
+    def __init__(
+        self, function: Callable[..., object], kinds: tuple[type[BaseException], ...]
+    ) -> None:
+        self.function = function
+        self.kinds = kinds
+        for name in ("__module__", "__qualname__"):
+            if hasattr(function, name):
+                setattr(self, name, getattr(function, name))
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        try:
+            return self.function(*args, **kwargs)
+        except self.kinds:
+            _phalanx.worth_another_try()
+            raise
 
 
 def portable(function: Callable[..., object] | None) -> Callable[..., object] | None:

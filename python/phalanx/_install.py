@@ -21,6 +21,10 @@ The contexts
     ours. So the functions of the package, which are methods of the default context, are ours even
     where they were copied before: ``from multiprocessing import Pool, set_start_method``.
 
+``concurrent.futures``
+    gives out our `ProcessPoolExecutor`, a subclass of its own, from there and from ``.process``:
+    those who make executors, ask ``isinstance`` of them or derive from the class see nothing else.
+
 What this hides must still be found by pickle, which looks for functions and classes by name: it
 says from now on that its module is ``phalanx._standard.NAME``, where the finder has it.
 
@@ -29,8 +33,8 @@ of the program is imported in them. Programs that are started otherwise, by ``su
 not installed.
 
 Out of reach are classes and functions copied from a *submodule* before (``from
-multiprocessing.pool import Pool``). They stay the standard library's, but their processes, and
-what their contexts make for them, are ours.
+multiprocessing.pool import Pool``), or from ``concurrent.futures``. They stay the standard
+library's, but their processes, and what their contexts make for them, are ours.
 
 This module is imported to be installed and for nothing else.
 """
@@ -58,6 +62,7 @@ __all__ = ["install"]
 _THEIRS = "multiprocessing."
 _OURS = "phalanx."
 _HIDDEN = "phalanx._standard."
+_EXECUTORS = "concurrent.futures.process"
 
 #: Not shown though we have them: anybody's context is to be an instance of this one.
 _KEPT = {"context": {"BaseContext"}}
@@ -90,6 +95,7 @@ def install() -> None:
     sys.meta_path.insert(0, _Finder)
     loaded = [name for name in sys.modules if name.startswith(_THEIRS)]
     _imports.waiting += [name.removeprefix(_THEIRS) for name in loaded]
+    _imports.waiting += [_EXECUTORS] if _EXECUTORS in sys.modules else []
     _put_up_fronts()
 
 
@@ -130,7 +136,7 @@ class _Finder:
     ) -> ModuleSpec | None:
         if name.startswith(_HIDDEN):
             return _hidden_spec(name)
-        if not name.startswith((_THEIRS, _OURS)):
+        if not name.startswith((_THEIRS, _OURS)) and name != _EXECUTORS:
             return None
         for finder in sys.meta_path:
             find = getattr(finder, "find_spec", None)
@@ -166,7 +172,7 @@ class _Loader:
             self._loader.exec_module(module)
         finally:
             _imports.depth -= 1
-        if spec.name.startswith(_THEIRS):
+        if spec.name.startswith(_THEIRS) or spec.name == _EXECUTORS:
             _imports.waiting.append(spec.name.removeprefix(_THEIRS))
         if not _imports.depth:
             _put_up_fronts()
@@ -177,9 +183,19 @@ def _put_up_fronts() -> None:
     _imports.depth += 1
     try:
         while _imports.waiting:
-            _put_up_front(_imports.waiting.pop(0))
+            name = _imports.waiting.pop(0)
+            _give_out_our_executor() if name == _EXECUTORS else _put_up_front(name)
     finally:
         _imports.depth -= 1
+
+
+def _give_out_our_executor() -> None:
+    from phalanx.futures import ProcessPoolExecutor
+
+    # The package has the name only if somebody has asked for it.
+    for module in (_EXECUTORS, "concurrent.futures"):
+        if "ProcessPoolExecutor" in vars(sys.modules[module]):
+            sys.modules[module].ProcessPoolExecutor = ProcessPoolExecutor  # type: ignore[attr-defined]
 
 
 def _put_up_front(name: str) -> None:

@@ -15,10 +15,12 @@ __all__ = [
     "Connection",
     "Event",
     "Feeder",
+    "Futures",
     "Gathering",
     "IMapIterator",
     "Line",
     "Lock",
+    "Piece",
     "Pool",
     "Queue",
     "RLock",
@@ -26,16 +28,27 @@ __all__ = [
     "Seating",
     "Semaphore",
     "SimpleQueue",
+    "Snapshot",
+    "StartOrder",
+    "Supervisor",
     "Template",
     "TemplateServer",
     "Turn",
     "Waiters",
     "Worker",
     "child_of",
+    "default_processes",
+    "heed",
+    "hint",
+    "keep_to",
+    "loan",
     "self_pidfd",
+    "snapshot",
     "spawn",
     "stream_pair",
+    "trace_signal",
     "wait_readable",
+    "worth_another_try",
 ]
 
 @final
@@ -275,6 +288,9 @@ class Child:
     def close(self) -> None:
         """Let go of its pidfd."""
 
+def hint(errno: int, call: str | None = None) -> str | None:
+    """Which limit an error of the system stands for, and how to raise it."""
+
 def spawn(
     path: bytes,
     args: Sequence[bytes],
@@ -413,6 +429,9 @@ class Request:
     def hint(self) -> bytes:
         """What the owner wrote for the template itself."""
 
+    def is_known(self) -> bool:
+        """In the child, without the server: wait until the owner knows of it, if it ever will."""
+
     def take(self) -> tuple[int, list[int]]:
         """The payload's descriptor and the others, which are the caller's from now on."""
 
@@ -420,10 +439,80 @@ class Request:
         """Close the descriptors that were not taken."""
 
 #: The pool that a call belongs to; and, if it has callbacks, a number for it and the two of them.
+# Timeout, start timeout, retries and back-off of a call; seconds.
+_Asked: TypeAlias = tuple[float | None, float | None, int | None, float | None, bool | None]
+_Bounds: TypeAlias = tuple[int | None, int | None, float | None, int | None, float]
 _Extras: TypeAlias = tuple[
     object,
     tuple[int, Callable[[Any], object] | None, Callable[[BaseException], object] | None] | None,
 ]
+
+@final
+class StartOrder:
+    """A start that a supervisor asks for."""
+
+    @property
+    def child(self) -> int:
+        """The child's number."""
+
+    @property
+    def lifeline(self) -> int:
+        """The descriptor for `keep_to`."""
+
+    @property
+    def tree(self) -> bool:
+        """Is what the process starts to end with it?"""
+
+@final
+class Supervisor:
+    """The engine's part of a supervisor."""
+
+    def __new__(cls, name: str, strategy: str, intensity: int, period: float) -> Supervisor: ...
+    def errand(self) -> tuple[str, Any] | None:
+        """Wait for what needs Python.
+
+        ``("start", StartOrder)``, ``("bury", child)`` or ``("forget", child)``; ``None`` when the
+        supervisor has ended.
+        """
+
+    def started(self, order: StartOrder, child: Child) -> None:
+        """The process has been started."""
+
+    def refused(self, child: int, why: str) -> None:
+        """The process could not be started."""
+
+    def buried(self, child: int, trace: str) -> None:
+        """The end of the child's process has been taken note of."""
+
+    def add(self, name: str, restart: str, shutdown: float | None, tree: bool) -> int:
+        """Add a child that is to be started."""
+
+    def wait_started(self, child: int) -> None:
+        """Wait until it has been started, or raise why not."""
+
+    def terminate(self, name: str, timeout: float | None = None) -> bool:
+        """Stop a child; whether it has ended within ``timeout`` seconds."""
+
+    def restart(self, name: str) -> int:
+        """Start a child that is down."""
+
+    def delete(self, name: str) -> None:
+        """Forget a child that is down."""
+
+    def children(self) -> list[tuple[str, str, int | None, int, int | None]]:
+        """Name, status, process id, restarts and exit code of each child."""
+
+    def stop(self) -> None:
+        """Stop all children and the supervisor; does not wait."""
+
+    def failed(self) -> BaseException | None:
+        """Why it has ended, if too many deaths have ended it."""
+
+    def wait_idle(self, timeout: float | None = None) -> bool:
+        """Wait until no child runs or is about to; whether that was within ``timeout`` seconds."""
+
+def keep_to(lifeline: int, tree: bool) -> None:
+    """In a child: end with the supervisor's process from now on."""
 
 @final
 class Seating:
@@ -432,6 +521,10 @@ class Seating:
     @property
     def seat(self) -> int:
         """The seat's number."""
+
+    @property
+    def tree(self) -> bool:
+        """Is what the worker starts to end with it?"""
 
     @property
     def memory(self) -> int:
@@ -445,12 +538,19 @@ class Seating:
     def lifeline(self) -> int:
         """The worker's end of its lifeline."""
 
+    @property
+    def report(self) -> int:
+        """Where the worker writes what it is doing, when it is told to."""
+
 @final
 class Worker:
     """A worker of a pool, in its own process."""
 
-    def __new__(cls, memory: int, event: int, lifeline: int, seat: int) -> Self:
-        """Take a seat; copies are made of the descriptors. The process now ends with its owner."""
+    def __new__(cls, memory: int, event: int, lifeline: int, seat: int, tree: bool) -> Self:
+        """Take a seat; copies are made of the descriptors. The process now ends with its owner.
+
+        With ``tree``, what it starts ends with it.
+        """
 
     def unfit(self, message: str, traceback: str) -> None:
         """Say that this worker cannot be readied."""
@@ -482,6 +582,14 @@ class AsyncResult:
 
         Raises:
             ValueError: it has not ended.
+        """
+
+    def cancel(self) -> bool:
+        """End the call's tasks; false if all had ended.
+
+        Tasks that have not begun vanish. In those that run `phalanx.TaskCancelled` is raised, and
+        if that does not end one, its worker gets SIGTERM after the pool's ``grace``, and SIGKILL
+        after as long again. ``get`` then raises `phalanx.TaskCancelled`.
         """
 
     def announce(self) -> None:
@@ -517,6 +625,12 @@ class IMapIterator:
     def stop(self) -> None:
         """Read no more of the input."""
 
+    def abandon(self) -> None:
+        """Read no more of the input; what was read ahead is nobody's loss if the pool ends."""
+
+    def cancel(self) -> bool:
+        """Read no more of the input, and end its tasks; false if all had ended."""
+
 @final
 class Feeder:
     """The end of an ``IMapIterator`` that puts items."""
@@ -527,13 +641,70 @@ class Feeder:
     def end(self, error: BaseException | None = None) -> None:
         """Say that the input has ended, with this exception or with none."""
 
+def default_processes() -> int:
+    """How many workers a pool has that was not told."""
+
+@final
+class Piece:
+    """Bytes in shared memory, which may be written to; a buffer."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Snapshot:
+    """Bytes that are copied to a pool's memory once; a buffer."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+def snapshot(object: object) -> tuple[Snapshot, list[Snapshot]]:
+    """Copy an object: its pickle, and the large buffers of that.
+
+    Raises:
+        MemoryError: there is no room.
+    """
+
+def trace_signal() -> int:
+    """The signal that wants a worker's stack at once."""
+
+def heed() -> None:
+    """In the handler of a worker's SIGURG: raise if the task that it runs is to end.
+
+    Raises:
+        TaskTimeout: its time is over.
+        TaskCancelled: nobody wants it any more.
+        WorkerMemoryExceeded: its worker has more memory in use than it may have.
+    """
+
+def worth_another_try() -> None:
+    """In a worker: the exception that is being raised is reason for another try."""
+
+def loan(len: int) -> Piece | None:
+    """Room for ``len`` bytes of a result; ``None`` if this is no worker, or there is none."""
+
 @final
 class Pool:
     """The engine's part of a pool."""
 
-    def __new__(cls, workers: int) -> Self: ...
-    def prepare(self, seat: int) -> Seating | None:
+    def __new__(
+        cls,
+        workers: int,
+        asked: _Asked = ...,
+        grace: float | None = None,
+        bounds: _Bounds = ...,
+    ) -> Self:
+        """A pool whose tasks have these terms, if their calls do not ask for others.
+
+        ``bounds`` are those of its workers: bytes of memory, soft and hard, seconds of life, how
+        many may die, and within how many seconds.
+
+        Raises:
+            ValueError: no workers, a timeout that is not above 0, another negative time.
+        """
+
+    def prepare(self, seat: int, tree: bool) -> Seating | None:
         """Offer a seat that is empty; ``None`` if the pool has ended.
+
+        With ``tree``, what the worker starts is to end with it.
 
         Raises:
             ValueError: the seat is taken.
@@ -541,6 +712,13 @@ class Pool:
 
     def seat(self, seating: Seating, child: Child) -> None:
         """Say that a process has been started in the seat."""
+
+    def refused(self, seat: int, why: str, errno: int | None) -> None:
+        """Say that no process could be started in the seat.
+
+        It becomes an errand again: as long as it takes, if ``errno`` says that something is short;
+        else the pool ends after some attempts.
+        """
 
     def errand(self) -> tuple[str, int] | None:
         """Wait for something that needs Python: ``("staff", seat)`` or ``("done", token)``.
@@ -554,6 +732,7 @@ class Pool:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         extras: _Extras,
+        asked: _Asked,
     ) -> AsyncResult:
         """Submit one call."""
 
@@ -563,6 +742,7 @@ class Pool:
         items: Any,
         chunk: int | None,
         extras: _Extras,
+        asked: _Asked,
         *,
         star: bool,
         wait: bool,
@@ -575,6 +755,7 @@ class Pool:
         input: Any,
         chunk: int,
         pool: object,
+        asked: _Asked,
         *,
         prompt: bool,
         sized: bool,
@@ -583,17 +764,73 @@ class Pool:
     ) -> IMapIterator:
         """Submit a call for each item as there is room; a ``prompt`` input is read right here."""
 
+    def cancel_all(self) -> int:
+        """End all tasks, those that run as their terms say; how many had not ended."""
+
+    def stats(
+        self,
+    ) -> list[tuple[int | None, int, int, int, float, float | None, int, int | None]]:
+        """The fields of `phalanx.stats.WorkerStats`, of each worker."""
+
+    def stacks(self, timeout: float) -> list[tuple[int, str]]:
+        """The pids of the workers, and what they are doing, if they can say so in time."""
+
+    def loan(self, len: int) -> Piece | None:
+        """Room for ``len`` bytes of arguments; ``None`` if they are too few, or there is none."""
+
+    def broken(self) -> BaseException | None:
+        """Why it has ended before its time, if it has."""
+
     def close(self) -> None:
         """Accept no more tasks."""
 
-    def terminate(self, why: str) -> None:
-        """End the pool; who still waits is told ``why``."""
+    def terminate(self, why: str) -> int:
+        """End the pool; who still waits is told ``why``. How many tasks had not ended."""
 
     def kill(self) -> None:
         """Kill the workers that are still there."""
 
     def wait_ended(self, timeout: float | None = None) -> bool:
         """Wait until no worker is left. False: ``timeout`` seconds have passed."""
+
+@final
+class Futures:
+    """The futures of an executor, and who completes them."""
+
+    def __new__(
+        cls,
+        pool: Pool,
+        make: Callable[[], Any],
+        fail: Callable[[Any, BaseException, bool], object],
+    ) -> Self: ...
+    def submit(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Submit a call and return its future; one that cannot be sent has failed."""
+
+    def withdraw(self, name: int) -> bool:
+        """Take a task back that no worker has begun; its future is not completed here."""
+
+    def has_begun(self, name: int) -> bool:
+        """Is a worker running the task of this future?"""
+
+    def pending(self) -> list[Any]:
+        """The futures that are not completed, in the order of their submission."""
+
+    def broken(self) -> str | None:
+        """Why the workers are of no more use, if they are not."""
+
+    def check(self) -> None:
+        """Raise ``ValueError`` in a forked child: futures will never be completed there."""
+
+    def outstanding(self) -> int:
+        """The number of tasks that have not ended."""
+
+    def close(self) -> None:
+        """Say that no future will be made any more."""
+
+    def run(self) -> None:
+        """Complete futures as outcomes arrive, until the last after ``close``."""
 
 @final
 class Line:

@@ -10,7 +10,7 @@ import signal
 import sys
 from multiprocessing import reduction, util
 
-from . import _phalanx
+from . import _budget, _interrupts, _phalanx
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,27 +21,64 @@ __all__ = ["Seat", "worker"]
 
 
 class Seat:
-    """What a worker is started with: numbers of descriptors, and which seat is its own."""
+    """What a worker is started with: numbers of descriptors, which seat is its own, its share."""
 
-    def __init__(self, seating: _phalanx.Seating) -> None:
-        self._fds: list[Any] = [seating.memory, seating.event, seating.lifeline]
-        self._seat = seating.seat
+    def __init__(self, seating: _phalanx.Seating, share: int, threads: int | None) -> None:
+        self._fds: list[Any] = [seating.memory, seating.event, seating.lifeline, seating.report]
+        self._rest = seating.seat, seating.tree, share, threads
 
-    def __getstate__(self) -> tuple[list[Any], int]:
-        return [reduction.DupFd(fd) for fd in self._fds], self._seat
+    def __getstate__(self) -> tuple[list[Any], tuple[int, bool, int, int | None]]:
+        return [reduction.DupFd(fd) for fd in self._fds], self._rest
 
-    def __setstate__(self, state: tuple[list[Any], int]) -> None:
-        self._fds, self._seat = state
+    def __setstate__(self, state: tuple[list[Any], tuple[int, bool, int, int | None]]) -> None:
+        self._fds, self._rest = state
 
     def sit(self) -> _phalanx.Worker:
         """In the worker: take the seat."""
         passed = [] if isinstance(self._fds[0], int) else [fd.detach() for fd in self._fds]
-        memory, event, lifeline = passed or self._fds  # a forked worker's are its parent's
+        # A forked worker's are its parent's.
+        memory, event, lifeline, report = passed or self._fds
+        seat, tree, share, threads = self._rest
+        _budget.take(share, threads)
+        _say_what_you_do(os.dup(report))
         try:
-            return _phalanx.Worker(memory, event, lifeline, self._seat)
+            return _phalanx.Worker(memory, event, lifeline, seat, tree)
         finally:
             for fd in passed:
                 os.close(fd)
+
+
+def _say_what_you_do(report: int) -> None:
+    """Write the stacks of all threads when asked to, and end the task if that is asked for.
+
+    SIGURG asks for both. The interpreter answers between two instructions; who waits for the
+    system is interrupted, and goes on waiting unless the task is to end. The other signal is for
+    one that does not answer: its stacks are written at once, in the middle of C code.
+    """
+    import faulthandler
+
+    def answer(_signum: int, _frame: object) -> None:
+        faulthandler.dump_traceback(report)
+        _phalanx.heed()
+
+    signal.signal(signal.SIGURG, answer)
+    faulthandler.register(_phalanx.trace_signal(), report)
+
+
+class Loud:
+    """An initializer whose failure the worker logs, as ``concurrent.futures`` does."""
+
+    def __init__(self, initializer: Callable[..., object]) -> None:
+        self._initializer = initializer
+
+    def __call__(self, *args: Any) -> None:
+        try:
+            self._initializer(*args)
+        except BaseException:
+            from concurrent.futures._base import LOGGER
+
+            LOGGER.critical("Exception in initializer:", exc_info=True)
+            raise
 
 
 def _let_the_parent_decide(signum: int, frame: object) -> None:
@@ -60,6 +97,7 @@ def worker(
     """What a worker process does."""
     desk = seat.sit()
     signal.signal(signal.SIGINT, _let_the_parent_decide)
+    _interrupts.let_in()
     if initializer is not None:
         try:
             initializer(*initargs)

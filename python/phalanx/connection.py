@@ -1,8 +1,8 @@
 """Messages between processes, over pipes and sockets, on CPython's wire.
 
 As CPython 3.13, ``Lib/multiprocessing/connection.py``. What moves the bytes is the engine's; the
-challenges that both sides of a connection answer are the standard library's, as they have to mean
-the same there. Every `Connection` is also one of the standard library's, for those who ask.
+challenges that both sides of a connection answer mean the same there. Every `Connection` is also
+one of the standard library's, for those who ask.
 
 What each wrong argument gets
     ===================================================== =========================================
@@ -55,13 +55,12 @@ from multiprocessing.connection import (  # type: ignore[attr-defined]
     ConnectionWrapper,
     _validate_family,
     address_type,
-    answer_challenge,
     arbitrary_address,
     default_family,
-    deliver_challenge,
 )
 
-from phalanx import _phalanx
+from phalanx import _phalanx, _shortages
+from phalanx._challenge import answer_challenge, deliver_challenge
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,13 +133,18 @@ class Listener:
     An ``address`` is a tuple of host and port (``AF_INET``) or a path (``AF_UNIX``, or an abstract
     one that begins with a zero); by default it is a fresh one of ``family``. ``backlog``
     connections may wait to be accepted. With an ``authkey``, each side has to show the other that
-    it has it.
+    it has it; without one, others than this machine's processes are not let in, since whoever is
+    may have anything unpickled.
 
     Raises:
-        ValueError: the family is not known.
+        ValueError: the family is not known, or the address can be reached from other machines and
+            there is no authkey.
         TypeError: the authkey is not bytes, or the address neither tuple nor text.
         OSError: the address is in use, or is not ours.
     """
+
+    #: Whoever accepts connections asks for the authkey by himself.
+    _asks_itself = False
 
     def __init__(
         self,
@@ -153,8 +157,16 @@ class Listener:
         _check_authkey(authkey)
         family = family or (address and address_type(address)) or default_family
         _validate_family(family)
-        self._listener = SocketListener(address or arbitrary_address(family), family, backlog)
+        with _shortages.told("make a listener"):
+            self._listener = SocketListener(address or arbitrary_address(family), family, backlog)
         self._authkey = authkey
+        if authkey is None and not (self._asks_itself or self._listener.is_local()):
+            reached = self._listener._address
+            self.close()
+            raise ValueError(
+                f"a listener at {reached!r} without an authkey would unpickle whatever other "
+                "machines send: give it an authkey, or listen at 'localhost'"
+            )
 
     def accept(self) -> Any:
         """Wait for a connection, and return it.
@@ -262,6 +274,13 @@ class SocketListener:
         self._last_accepted: Any = None
         if family == "AF_UNIX" and not util.is_abstract_socket_namespace(address):
             self._unlink = util.Finalize(self, os.unlink, args=(address,), exitpriority=0)
+
+    def is_local(self) -> bool:
+        """Is it out of reach of other machines?"""
+        if self._family == "AF_UNIX":
+            return True
+        host = str(self._address[0])
+        return host.startswith("127.") or host == "::1"
 
     def accept(self) -> Connection:
         """Wait for a connection."""

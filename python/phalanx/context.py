@@ -24,8 +24,9 @@ from multiprocessing.context import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from typing import Any, ClassVar
+    from typing import Any, ClassVar, Unpack
 
+    from phalanx._terms import PoolOptions
     from phalanx.connection import Connection as _Connection
     from phalanx.managers import SyncManager as _SyncManager
     from phalanx.pool import Pool as _Pool
@@ -74,13 +75,14 @@ class BaseContext(_standard.BaseContext):
         initializer: Callable[..., object] | None = None,
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
+        **options: Unpack[PoolOptions],
     ) -> _Pool:
-        """A pool of worker processes."""
+        """A pool of worker processes; see `phalanx.pool.Pool`."""
         context = self.get_context()
         context._warm_up()
         from phalanx.pool import Pool
 
-        return Pool(processes, initializer, initargs, maxtasksperchild, context=context)
+        return Pool(processes, initializer, initargs, maxtasksperchild, context=context, **options)
 
     def Pipe(self, duplex: bool = True) -> tuple[_Connection, _Connection]:
         """Two connected ends; unless ``duplex``, the first receives and the second sends."""
@@ -398,6 +400,15 @@ _concrete_contexts: dict[str, BaseContext] = {
 _default_context = DefaultContext(
     _concrete_contexts[_standard._default_context._default_context._name]  # type: ignore[attr-defined]
 )
+
+
+def _own_context(context: Any | None) -> Any:
+    """The context to start processes with: ours where the standard library's own was given."""
+    if context is None:
+        return _default_context.get_context()
+    if type(context).__module__ == "multiprocessing.context":
+        return _default_context.get_context(context.get_start_method())
+    return context
 
 
 def _force_start_method(method: str) -> None:

@@ -19,7 +19,7 @@ import threading
 from multiprocessing import process
 from multiprocessing import util as _util
 
-from phalanx import _phalanx, _tracker, spawn
+from phalanx import _interrupts, _log, _phalanx, _tracker, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,6 +88,22 @@ class ForkServer:
             template = self._running()
             hint = self._hint(modules)
         fds = [_tracker.fd(), _phalanx.self_pidfd(), *fds]
+        child = None
+        try:
+            child = self._ask(template, payload, fds, hint)
+        finally:
+            try:
+                _tracker.start()
+            except BaseException:
+                if child is not None:  # the caller is told that there is none
+                    child.send_signal(signal.SIGKILL)
+                    child.wait()
+                raise
+        return child
+
+    def _ask(
+        self, template: _phalanx.Template, payload: bytes, fds: Sequence[int], hint: bytes
+    ) -> _phalanx.Child:
         try:
             return template.launch(payload, fds, hint)
         except BrokenPipeError:
@@ -95,8 +111,6 @@ class ForkServer:
             with self._lock:
                 template = self._running(unlike=template)
             return template.launch(payload, fds)
-        finally:
-            _tracker.start()
 
     def note(self, module: str) -> None:
         """Children to come will need ``module``: the next launch tells the template."""
@@ -107,7 +121,11 @@ class ForkServer:
         if template is None or template is unlike or not template.is_alive():
             self._environ = os.environ.copy()
             command = [os.fsencode(arg) for arg in self._command()]
-            self._template = template = _phalanx.Template.start(command[0], command)
+            self._template = _phalanx.Template.start(command[0], command)
+            if template is not None:
+                _log.warning("the template process %d has died; another is started", template.pid)
+            _log.debug("the template process %d was started", self._template.pid)
+            return self._template
         return template
 
     def _hint(self, modules: Iterable[str]) -> bytes:
@@ -171,29 +189,12 @@ def main(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
     ``owner`` has the ``sys_path`` and ``sys_argv`` of that process, and where its main module is.
     """
     server = _phalanx.TemplateServer(int(sys.argv[-1]))
-    set_forkserver_preload(preload, on_error=on_error)
-    sys.path[:] = owner.pop("sys_path")
-    sys.argv[:] = owner.pop("sys_argv")
-    _install_if_told(owner)
-    for module in preload:
-        try:
-            if module == "__main__":
-                _import_main(owner)
-            else:
-                __import__(module)
-        except KeyboardInterrupt:
-            sys.exit(1)  # our owner has been interrupted too, and says so
-        except (Exception, SystemExit) as error:
-            if on_error == "fail":
-                raise
-            if on_error == "warn":
-                import warnings
-
-                warnings.warn(f"failed to preload module {module!r}: {error}", stacklevel=2)
+    try:
+        _prepare(preload, on_error, owner)
+    except KeyboardInterrupt:
+        sys.exit(1)  # our owner has been interrupted too, and says so
     util._close_stdin()
     util._flush_std_streams()
-    # A ^C at the terminal is for the owner and its children.
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     # What is here now will be in every child: let its collections not write to these pages.
     gc.freeze()
     while (request := server.next()) is not None:
@@ -205,9 +206,34 @@ def main(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
             server.refused(error.errno or 0)
         else:
             if pid == 0:
-                _be_child(server, request, on_interrupt)
+                _be_child(server, request)
             server.launched(pid)
         request.close()
+
+
+def _prepare(preload: list[str], on_error: str, owner: dict[str, Any]) -> None:
+    """Become what children are to be copies of. Of all this only the imports can be interrupted."""
+    set_forkserver_preload(preload, on_error=on_error)
+    sys.path[:] = owner.pop("sys_path")
+    sys.argv[:] = owner.pop("sys_argv")
+    _install_if_told(owner)
+    for module in preload:
+        _interrupts.let_in()
+        try:
+            if module == "__main__":
+                _import_main(owner)
+            else:
+                __import__(module)
+        except (Exception, SystemExit) as error:
+            if on_error == "fail":
+                raise
+            if on_error == "warn":
+                import warnings
+
+                warnings.warn(f"failed to preload module {module!r}: {error}", stacklevel=3)
+        finally:
+            # A ^C at the terminal is for the owner and its children.
+            _interrupts.hold()
 
 
 def _install_if_told(owner: dict[str, Any]) -> None:
@@ -245,16 +271,15 @@ def _import_main(owner: dict[str, Any]) -> None:
         del this._inheriting
 
 
-def _be_child(
-    server: _phalanx.TemplateServer, request: _phalanx.Request, on_interrupt: Any
-) -> None:
+def _be_child(server: _phalanx.TemplateServer, request: _phalanx.Request) -> None:
     import atexit
 
     code = 1
     try:
-        fd, fds = request.take()
         server.close()
-        signal.signal(signal.SIGINT, on_interrupt)
+        if not request.is_known():
+            os._exit(1)  # the template has died, and the owner asks another one for its child
+        fd, fds = request.take()
         atexit._clear()
         atexit.register(util._exit_function)
         tracker_fd, parent_sentinel, *_forkserver._inherited_fds = fds

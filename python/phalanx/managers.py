@@ -42,7 +42,8 @@ from multiprocessing import util
 from queue import Queue as _Queue
 from traceback import format_exc
 
-from phalanx import connection, pool, shared_memory
+from phalanx import _shortages, connection, pool, shared_memory
+from phalanx._challenge import answer_challenge, deliver_challenge
 from phalanx._phalanx import Line
 from phalanx.context import _default_context
 
@@ -68,9 +69,16 @@ convert_to_error: Any = _standard.convert_to_error
 dispatch: Any = _standard.dispatch
 RebuildProxy: Any = _standard.RebuildProxy
 
+
+class _Listener(connection.Listener):
+    """A listener for a server, which asks for the authkey before it reads anything."""
+
+    _asks_itself = True
+
+
 #: The listener and the client of each serializer.
 listener_client: dict[str, tuple[Any, Any]] = {
-    "pickle": (connection.Listener, connection.Client),
+    "pickle": (_Listener, connection.Client),
     "xmlrpclib": _standard.listener_client["xmlrpclib"],
 }
 
@@ -99,6 +107,22 @@ class Server(_standard.Server):  # type: ignore[misc]
 
     def parent_ended(self) -> None:
         """Called before the server ends since the process that started it has."""
+
+    def _handle_request(self, c: Any) -> None:
+        """Ask a new connection for the key, and do the one thing that it asks for."""
+        try:
+            deliver_challenge(c, self.authkey)
+            answer_challenge(c, self.authkey)
+            _, name, args, kwds = c.recv()
+            if name not in self.public:
+                raise ValueError(f"{name!r} unrecognized")
+            answer = "#RETURN", getattr(self, name)(c, *args, **kwds)
+        except Exception:
+            answer = "#TRACEBACK", format_exc()
+        try:
+            c.send(answer)
+        except Exception as error:
+            util.info("manager: an answer could not be sent: %r", error)
 
     def accept_connection(self, c: Any, name: str) -> None:
         """Serve a connection of its own for a thread of a client."""
@@ -206,6 +230,22 @@ class BaseManager(_standard.BaseManager):  # type: ignore[misc]
         super().get_server().listener.close()  # it says what is wrong with the state
         return self._Server(self._registry, self._address, self._authkey, self._serializer)
 
+    def start(self, initializer: Any = None, initargs: Any = ()) -> None:
+        """Start a server process, in which ``initializer(*initargs)`` is called first.
+
+        Raises:
+            Exception: what went wrong in that process before it could be reached.
+        """
+        before = getattr(self, "_process", None)
+        try:
+            with _shortages.told("start a manager"):
+                super().start(initializer, initargs)
+        except Exception:
+            server: Any = getattr(self, "_process", None)
+            if server is not before and server.pid is not None:
+                server.join(self._shutdown_timeout)  # it ends by itself, having said why
+            raise
+
     def connect(self) -> None:
         """Connect to a server that runs elsewhere."""
         conn = self._Client(self._address, authkey=self._authkey)
@@ -214,11 +254,20 @@ class BaseManager(_standard.BaseManager):  # type: ignore[misc]
 
     @classmethod
     def _run_server(cls, *args: Any, **kwds: Any) -> None:
-        parent = process.parent_process()
-        if parent is not None:
-            watch = threading.Thread(target=_end_with, args=(parent,), daemon=True)
-            watch.start()
-        super()._run_server(*args, **kwds)
+        try:
+            parent = process.parent_process()
+            if parent is not None:
+                watch = threading.Thread(target=_end_with, args=(parent,), daemon=True)
+                with _shortages.told("start a manager's thread"):
+                    watch.start()
+            super()._run_server(*args, **kwds)
+        except Exception as error:
+            # Whoever waits for the address is told, if it has not been sent yet.
+            try:
+                args[_WRITER].send(_Failure(error))
+            except Exception:
+                raise error from None
+            sys.exit(1)
 
     @classmethod
     def register(
@@ -233,6 +282,24 @@ class BaseManager(_standard.BaseManager):  # type: ignore[misc]
         """Have managers of this class make objects of the type ``typeid``."""
         proxytype = AutoProxy if proxytype is None else proxytype
         super().register(typeid, callable, proxytype, exposed, method_to_typeid, create_method)
+
+
+#: The place of the connection that waits for the address, among the arguments of `_run_server`.
+_WRITER = 4
+
+
+class _Failure:
+    """Raises an exception where it is received."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Any:
+        return _raise, (self._error,)
+
+
+def _raise(error: Exception) -> None:
+    raise error
 
 
 def _end_with(parent: Any) -> None:

@@ -14,16 +14,18 @@ a result cannot be sent   ``multiprocessing.pool.MaybeEncodingError``
 an exception cannot       ``RemoteError`` with its type, message and traceback
 an argument cannot        the pickler's exception, in the caller; a note names the part
 the initializer fails     ``InitializerFailed`` for all calls, and the pool is of no more use
+no worker can be started  the others go on; ``OSError`` for calls while there is none, which says
+                          what is short (docs/shortages.md)
 the pool is terminated    ``ValueError`` for calls that wait
 ========================  =====================================================================
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
-import time
 import warnings
 import weakref
 from multiprocessing import pool as _standard
@@ -31,18 +33,27 @@ from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, ThreadPool
 from multiprocessing.process import BaseProcess, current_process
 
-from . import _carry, _phalanx
+from . import _budget, _carry, _log, _phalanx, _shortages
 from ._phalanx import AsyncResult, IMapIterator
+from ._terms import asked_of, memory_limits
 from ._worker import Seat, worker
-from .context import _default_context
+from .context import _own_context
+from .exceptions import exit_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from types import TracebackType
-    from typing import Any, Self
+    from typing import Any, Literal, Self, Unpack
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from phalanx._terms import Asked, Kinds, MemoryLimit, Terms
+    from phalanx.stats import WorkerStats
 
 __all__ = ["Pool", "ThreadPool"]
+
 
 # For those who look here.
 ExceptionWithTraceback = _standard.ExceptionWithTraceback  # type: ignore[attr-defined]
@@ -56,27 +67,67 @@ IMapUnorderedIterator = IMapIterator
 _PROMPT = (list, tuple, range, dict, set, frozenset, str, bytes, bytearray)
 
 GRACE = 2  # seconds that a worker has to end after SIGTERM
-ATTEMPTS = 5  # to start a worker in the place of one that has gone
 
 
 class Pool(_standard.Pool):
     """A pool of worker processes to which tasks are submitted.
 
     Args:
-        processes: the number of workers; by default as many as there are CPUs to use.
+        processes: the number of workers; by default ``-X cpu_count`` or ``PYTHON_CPU_COUNT`` if
+            given, else as many as can run at a time: the CPUs in the affinity mask, and no more
+            than the control groups' quota gives time on, rounded up. In a task of another pool, as
+            many as is the share of its worker.
         initializer: called as ``initializer(*initargs)`` in each worker when it starts.
         initargs: see ``initializer``.
         maxtasksperchild: after so many tasks a worker is replaced; by default never. A chunk is
             one task.
         context: how workers are started; by default as ``phalanx.get_context()`` says.
+        kill_tree: whether what tasks have started, programs and processes, ends with their worker,
+            however that ends: killed, with the pool, or with the parent. A worker then leads a
+            process group of its own, which a Ctrl-C in the terminal does not reach; what has left
+            it (``start_new_session``) is left alone.
+        timeout: seconds that a task may run, counted from the moment a worker begins it. Then
+            `TaskTimeout` is raised in the task, and if that does not end it, its worker gets
+            SIGTERM after ``grace`` seconds, and SIGKILL after as many again. Other tasks are not
+            affected. By default tasks run as long as they like. A call may say otherwise:
+            ``timeout=``.
+        start_timeout: seconds that a task may wait for that moment, as ``timeout``.
+        grace: see ``timeout``.
+        retries: a task whose worker died is run again, so often. By default it is begun at most
+            once. A call may say otherwise: ``retries=``.
+        backoff: seconds between a death and the next try, twice as many after each one more.
+        retry_on: exceptions, a class or a tuple of them, that are reason for another try, too, of
+            the same number. A call may say otherwise: ``retry_on=``.
+        memory_limit: the bytes of memory that a worker may have for itself, without what it shares
+            with others by mapping. If it has more, `WorkerMemoryExceeded` is raised in its task,
+            as by a timeout, with a grace of a tenth of a second at the most, and the worker is
+            replaced. A pair of limits is ``(soft, hard)``, as of `resource.setrlimit`; a worker
+            with more than ``soft`` is replaced after its task, which is not ended. ``None`` is no
+            limit. Memory is looked at when tasks end, and 20 times a second.
+        lifetime: seconds after which a worker is replaced, when its task has ended.
+        intensity: so many workers that died are replaced...
+        period: ... within so many seconds. After one more, the pool has ended, and what had not is
+            told of all those deaths with `SupervisorFailed`. By default workers are replaced for
+            ever, unless they die before they are ready. Workers that leave or are killed by the
+            pool's own rules do not count.
+        threads_per_worker: how many threads libraries such as OpenBLAS, MKL and OpenMP are to start
+            in a worker; by default as many as is the worker's share of the processors, unless the
+            program has set one of their variables (``OMP_NUM_THREADS``, ...). A library that a
+            forked worker has loaded already is told by `threadpoolctl`, where that is installed.
 
     Raises:
-        ValueError: if ``processes`` or ``maxtasksperchild`` is less than 1.
-        TypeError: if ``initializer`` cannot be called.
+        ValueError: if ``processes`` or ``maxtasksperchild`` is less than 1, or a time or another
+            limit makes no sense.
+        TypeError: if ``initializer`` cannot be called, or ``retry_on`` has no exceptions.
         OSError: if memory, descriptors or processes are short.
 
     Workers end when their parent ends, however that happens.
     """
+
+    #: Until it is made; whoever is told to end in the middle of that has one that never was.
+    _state = INIT
+    #: Its workers are daemons, and all are started at once; see `phalanx.futures`.
+    _daemon = _at_once = True
 
     def __init__(  # the standard pool's threads and queues are not made
         self,
@@ -85,36 +136,67 @@ class Pool(_standard.Pool):
         initargs: Iterable[Any] = (),
         maxtasksperchild: int | None = None,
         context: Any | None = None,
+        *,
+        kill_tree: bool = False,
+        timeout: float | None = None,
+        start_timeout: float | None = None,
+        grace: float = 2.0,
+        retries: int = 0,
+        backoff: float = 0.0,
+        retry_on: Kinds = (),
+        memory_limit: MemoryLimit | None = None,
+        lifetime: float | None = None,
+        intensity: int | None = None,
+        period: float = 5.0,
+        threads_per_worker: int | None = None,
     ) -> None:
         # For __del__ and __repr__, should this fail.
         self._pool: list[BaseProcess] = []
         self._state = INIT
         self._ctx = _own_context(context)
         if processes is None:
-            processes = _cpu_count()
+            processes = _budget.processors()
         if processes < 1:
             raise ValueError("Number of processes must be at least 1")
         if maxtasksperchild is not None and (
             not isinstance(maxtasksperchild, int) or maxtasksperchild <= 0
         ):
             raise ValueError("maxtasksperchild must be a positive int or None")
+        if threads_per_worker is not None and threads_per_worker < 1:
+            raise ValueError(f"threads_per_worker must be 1 or more, not {threads_per_worker}")
         if initializer is not None and not callable(initializer):
             raise TypeError("initializer must be a callable")
         self._processes = processes
-        self._maxtasksperchild = maxtasksperchild
+        # More tasks than the engine can count is no limit.
+        self._maxtasksperchild = maxtasksperchild and min(maxtasksperchild, sys.maxsize)
+        self._kill_tree = kill_tree
+        self._threads = threads_per_worker
         self._initializer = _carry.portable(initializer)
         self._initargs = tuple(initargs)
-        self._engine = _phalanx.Pool(processes)
+        self._terms: Terms = {"timeout": timeout, "retries": retries, "retry_on": retry_on}
+        asked = asked_of(timeout, start_timeout, retries, backoff, retry_on)
+        if intensity is not None and intensity < 0:
+            raise ValueError(f"intensity must be 0 or more, not {intensity}")
+        bounds = (*memory_limits(memory_limit), lifetime, intensity, period)
+        self._engine = _phalanx.Pool(processes, asked, grace, bounds)
         self._waiting: dict[int, AsyncResult] = {}
         self._tokens = 0
         self._streams: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
         self._owner = os.getpid()
         try:
-            for seat in range(processes):
+            for seat in range(processes if self._at_once else 0):
                 process = self._hire(seat)
                 if process is None:  # the first initializers have failed meanwhile
                     break
                 self._pool.append(process)
+            self._helper = threading.Thread(
+                target=_run_errands,
+                args=(self._engine, weakref.ref(self), self._waiting),
+                name="phalanx-helper",
+                daemon=True,
+            )
+            with _shortages.told("start a pool's thread"):
+                self._helper.start()
         except BaseException:
             self._engine.terminate("the pool could not be started")
             for process in self._pool:
@@ -123,13 +205,6 @@ class Pool(_standard.Pool):
             for process in self._pool:
                 process.join()
             raise
-        self._helper = threading.Thread(
-            target=_run_errands,
-            args=(self._engine, weakref.ref(self), self._waiting),
-            name="phalanx-helper",
-            daemon=True,
-        )
-        self._helper.start()
         self._terminate = util.Finalize(
             self,
             self._terminate_pool,
@@ -171,10 +246,14 @@ class Pool(_standard.Pool):
     # -- calls
 
     def apply(
-        self, func: Callable[..., Any], args: Iterable[Any] = (), kwds: Mapping[str, Any] = {}
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] = (),
+        kwds: Mapping[str, Any] = {},
+        **terms: Unpack[Terms],
     ) -> Any:
         """``func(*args, **kwds)``, run by a worker."""
-        return self.apply_async(func, args, kwds).get()
+        return self.apply_async(func, args, kwds, **terms).get()
 
     def apply_async(  # type: ignore[override]
         self,
@@ -183,19 +262,22 @@ class Pool(_standard.Pool):
         kwds: Mapping[str, Any] = {},
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **terms: Unpack[Terms],
     ) -> AsyncResult:
         """As :meth:`apply`, but returns at once.
 
         One of the callbacks is called, in a thread of the pool, before the result is ready.
         """
+        asked = asked_of(**terms)
+        func = self._worth_retrying(func, terms)
         if type(args) is not tuple:
             args = tuple(args)
         if type(kwds) is not dict:
             kwds = dict(kwds)
         if callback is None and error_callback is None:
-            return self._engine.apply(func, args, kwds, (self, None))
+            return self._engine.apply(func, args, kwds, (self, None), asked)
         extras, token = self._expecting(callback, error_callback)
-        result = self._engine.apply(func, args, kwds, extras)
+        result = self._engine.apply(func, args, kwds, extras, asked)
         return self._announced(token, result)
 
     def map(
@@ -203,27 +285,26 @@ class Pool(_standard.Pool):
         func: Callable[[Any], Any],
         iterable: Iterable[Any],
         chunksize: int | None = None,
+        **terms: Unpack[Terms],
     ) -> list[Any]:
         """``[func(x) for x in iterable]``, run by the workers, in chunks.
 
         ``chunksize`` is the number of items that a worker gets at a time; by default it follows
-        from the measured time of an item. If tasks raise, the first exception is raised here
-        when all have ended; a worker's death is told at once.
+        from the measured time of an item, or is 1 if there is a timeout, which is that of an item.
+        If tasks raise, the first exception is raised here when all have ended; a worker's death is
+        told at once.
         """
-        items = _sliceable(iterable)
-        chunk, extras = _chunk(chunksize), (self, None)
-        return self._engine.map(func, items, chunk, extras, star=False, wait=True).get()  # type: ignore[no-any-return]
+        return self._map(func, iterable, chunksize, False, terms)
 
     def starmap(
         self,
         func: Callable[..., Any],
         iterable: Iterable[Iterable[Any]],
         chunksize: int | None = None,
+        **terms: Unpack[Terms],
     ) -> list[Any]:
         """As :meth:`map`, for ``func(*x)``."""
-        items = _sliceable(iterable)
-        chunk, extras = _chunk(chunksize), (self, None)
-        return self._engine.map(func, items, chunk, extras, star=True, wait=True).get()  # type: ignore[no-any-return]
+        return self._map(func, iterable, chunksize, True, terms)
 
     def map_async(  # type: ignore[override]
         self,
@@ -232,9 +313,10 @@ class Pool(_standard.Pool):
         chunksize: int | None = None,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **terms: Unpack[Terms],
     ) -> AsyncResult:
         """As :meth:`map`, but returns at once; callbacks as in :meth:`apply_async`."""
-        return self._map_async(func, iterable, chunksize, callback, error_callback, False)
+        return self._map_async(func, iterable, chunksize, callback, error_callback, False, terms)
 
     def starmap_async(  # type: ignore[override]
         self,
@@ -243,9 +325,10 @@ class Pool(_standard.Pool):
         chunksize: int | None = None,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        **terms: Unpack[Terms],
     ) -> AsyncResult:
         """As :meth:`starmap`, but returns at once; callbacks as in :meth:`apply_async`."""
-        return self._map_async(func, iterable, chunksize, callback, error_callback, True)
+        return self._map_async(func, iterable, chunksize, callback, error_callback, True, terms)
 
     def imap(  # type: ignore[override]
         self,
@@ -254,6 +337,7 @@ class Pool(_standard.Pool):
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
+        **terms: Unpack[Terms],
     ) -> IMapIterator:
         """An iterator over ``func(x) for x in iterable``, in order, computed ahead.
 
@@ -261,7 +345,7 @@ class Pool(_standard.Pool):
         many as keep the workers busy. So an endless input is welcome. An exception of a task, or
         the death of its worker, is raised where its result would be, and the iterator goes on.
         """
-        return self._imap(func, iterable, chunksize, buffersize, True)
+        return self._imap(func, iterable, chunksize, buffersize, True, terms)
 
     def imap_unordered(  # type: ignore[override]
         self,
@@ -270,9 +354,46 @@ class Pool(_standard.Pool):
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
+        **terms: Unpack[Terms],
     ) -> IMapIterator:
         """As :meth:`imap`, but results come as they are ready."""
-        return self._imap(func, iterable, chunksize, buffersize, False)
+        return self._imap(func, iterable, chunksize, buffersize, False, terms)
+
+    def cancel_all(self) -> int:
+        """End all tasks that have not ended, as ``AsyncResult.cancel`` does; say how many."""
+        return self._engine.cancel_all()
+
+    def stats(self) -> list[WorkerStats]:
+        """What each worker has done and is doing."""
+        from phalanx.stats import WorkerStats
+
+        return [WorkerStats(*each) for each in self._engine.stats()]
+
+    def dump_stacks(self, timeout: float = 1.0) -> dict[int, str]:
+        """What each worker is doing now: by its pid, the stacks of all its threads.
+
+        No worker is stopped for that; one that cannot say so within ``timeout`` seconds, because it
+        is starting or stopped, has ``""``. The text is `faulthandler`'s.
+        """
+        from phalanx.exceptions import below_worker
+
+        return {pid: below_worker(stacks) for pid, stacks in self._engine.stacks(timeout)}
+
+    @contextlib.contextmanager
+    def loan(
+        self, shape: int | Iterable[int], dtype: npt.DTypeLike = float
+    ) -> Iterator[np.ndarray[Any, Any]]:
+        """``with pool.loan(shape, dtype) as a:`` is an array that tasks get without a copy.
+
+        As `numpy.empty`: what is in it is whatever it is. Tasks see it as it is when they look:
+        wait for those that have it before you write to it again. Its memory goes back when nobody
+        refers to it any more. Slices are copied when they are sent. Errors are those of
+        `phalanx.loan`.
+        """
+        from phalanx.sharing import borrow
+
+        self._check_running()
+        yield borrow(self._engine.loan, shape, dtype)
 
     # -- the end
 
@@ -319,13 +440,15 @@ class Pool(_standard.Pool):
 
     def _hire(self, seat: int) -> BaseProcess | None:
         """Start a worker, unless the pool has ended."""
-        seating = self._engine.prepare(seat)
+        seating = self._engine.prepare(seat, self._kill_tree)
         if seating is None:
             return None
-        arguments = (Seat(seating), self._initializer, self._initargs, self._maxtasksperchild)
+        seat_of_its_own = Seat(seating, _budget.share_of(self._processes), self._threads)
+        arguments = (seat_of_its_own, self._initializer, self._initargs, self._maxtasksperchild)
         process = self.Process(self._ctx, target=worker, args=arguments)
         process.name = process.name.replace("Process", "PoolWorker")
-        process.daemon = True
+        process.daemon = self._daemon
+        process._lets_in_interrupts = True  # type: ignore[attr-defined]
         # A pool's worker is a daemon and may have a pool itself: its workers end with it.
         config = current_process()._config  # type: ignore[attr-defined]
         daemon = config.pop("daemon", None)
@@ -341,20 +464,22 @@ class Pool(_standard.Pool):
         if child is not None:
             self._engine.seat(seating, child)
         util.debug("added worker")
+        _log.debug("%s (pid %s) was started", process.name, pid)
         return process
 
     def _replace(self, seat: int) -> None:
         """Start a worker where one has gone."""
-        self._pool[seat].join()
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
-                self._pool[seat] = self._hire(seat) or self._pool[seat]
-                return
-            except Exception as error:
-                if attempt == ATTEMPTS:
-                    self._engine.terminate(f"no worker can be started: {error!r}")
-                    raise
-                time.sleep(0.1 * attempt)
+        gone = self._pool[seat]
+        gone.join()
+        try:
+            self._pool[seat] = self._hire(seat) or gone
+        except Exception as error:
+            _log.warning("%s cannot be replaced now: %s", gone.name, repr(error))
+            self._engine.refused(seat, repr(error), _shortages.is_shortage(error))
+            return
+        tell = _log.warning if gone.exitcode else _log.debug
+        how = exit_in_words(gone.exitcode)
+        tell("%s (pid %s) %s; another takes its place", gone.name, gone.pid, how)
 
     def _repopulate_pool(self) -> None:
         """Start the workers that are missing: the pool does so by itself."""
@@ -380,13 +505,51 @@ class Pool(_standard.Pool):
         callback: Callable[[Any], object] | None,
         error_callback: Callable[[BaseException], object] | None,
         star: bool,
+        terms: Terms,
     ) -> AsyncResult:
-        items, chunk = _sliceable(iterable), _chunk(chunksize)
+        items, chunk, asked = self._cut(iterable, chunksize, terms)
+        func = self._worth_retrying(func, terms)
         if callback is None and error_callback is None:
-            return self._engine.map(func, items, chunk, (self, None), star=star, wait=False)
+            return self._engine.map(func, items, chunk, (self, None), asked, star=star, wait=False)
         extras, token = self._expecting(callback, error_callback)
-        result = self._engine.map(func, items, chunk, extras, star=star, wait=False)
+        result = self._engine.map(func, items, chunk, extras, asked, star=star, wait=False)
         return self._announced(token, result)
+
+    def _map(
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        star: bool,
+        terms: Terms,
+    ) -> list[Any]:
+        items, chunk, asked = self._cut(iterable, chunksize, terms)
+        func = self._worth_retrying(func, terms)
+        result = self._engine.map(func, items, chunk, (self, None), asked, star=star, wait=True)
+        return result.get()  # type: ignore[no-any-return]
+
+    def _cut(
+        self, iterable: Iterable[Any], chunksize: int | None, terms: Terms
+    ) -> tuple[Any, int | None, Asked]:
+        asked = asked_of(**terms)
+        if chunksize is None and (self._has("timeout", terms) or self._has("retry_on", terms)):
+            chunksize = 1  # so that one item is ended, or tried again, and not those beside it
+        return _sliceable(iterable), _chunk(chunksize), asked
+
+    def _has(self, name: Literal["timeout", "retries", "retry_on"], terms: Terms) -> Any:
+        asked = terms.get(name) if terms else None
+        return self._terms[name] if asked is None else asked
+
+    def _worth_retrying(self, func: Callable[..., Any], terms: Terms) -> Callable[..., Any]:
+        """``func``, so that its worker knows which exceptions are reason for another try."""
+        kinds = self._has("retry_on", terms)
+        if not kinds or not callable(func):
+            return func
+        if not self._has("retries", terms):
+            if not terms.get("retry_on"):
+                return func
+            raise ValueError("retry_on is for tasks with retries, and there are none: say retries=")
+        return _carry.Retrying(func, kinds)
 
     def _imap(
         self,
@@ -395,17 +558,20 @@ class Pool(_standard.Pool):
         chunksize: int,
         buffersize: int | None,
         ordered: bool,
+        terms: Terms,
     ) -> IMapIterator:
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be 1 or more, not {buffersize}")
+        func = self._worth_retrying(func, terms)
         prompt = type(iterable) in _PROMPT
         stream = self._engine.imap(
             func,
             iterable,
             chunksize,
             self,
+            asked_of(**terms),
             prompt=prompt,
             sized=hasattr(iterable, "__len__"),
             buffer=buffersize,
@@ -418,12 +584,18 @@ class Pool(_standard.Pool):
             except TypeError:
                 stream.stop()
                 raise
-            threading.Thread(
+            feeder = threading.Thread(
                 target=_feed,
                 args=(stream.feeder(), iterator, chunksize),
                 name="phalanx-feeder",
                 daemon=True,
-            ).start()
+            )
+            try:
+                with _shortages.told("read the input of imap"):
+                    feeder.start()
+            except BaseException:
+                stream.stop()
+                raise
         return stream
 
     @classmethod
@@ -436,8 +608,16 @@ class Pool(_standard.Pool):
     ) -> None:
         util.debug("finalizing pool")
         for stream in list(streams):
-            stream.stop()
-        engine.terminate("Pool not running: the pool was terminated")
+            stream.abandon()
+        dropped = engine.terminate("Pool not running: the pool was terminated")
+        # A program that was ended by an exception has said why.
+        if dropped and util.is_exiting() and not hasattr(sys, "last_type"):
+            warnings.warn(
+                f"the program has ended, and with it {dropped} tasks of a pool of {len(processes)} "
+                "workers that had not: close() and join() a pool to wait for its tasks",
+                RuntimeWarning,
+                stacklevel=99,  # nobody's line is to be shown: the program has no more
+            )
         if not engine.wait_ended(GRACE):
             engine.kill()
             engine.wait_ended()
@@ -445,25 +625,6 @@ class Pool(_standard.Pool):
             helper.join(GRACE)  # a callback of the user's may be blocked
         for process in processes:
             process.join()
-
-
-def _own_context(context: Any | None) -> Any:
-    """The context to start workers with: ours where the standard library's own was given."""
-    if context is None:
-        return _default_context.get_context()
-    if type(context).__module__ == "multiprocessing.context":
-        return _default_context.get_context(context.get_start_method())
-    return context
-
-
-def _cpu_count() -> int:
-    count = getattr(os, "process_cpu_count", None)
-    if count is not None:
-        return count() or 1
-    try:
-        return len(os.sched_getaffinity(0))
-    except OSError:
-        return os.cpu_count() or 1
 
 
 def _chunk(chunksize: int | None) -> int | None:
@@ -516,3 +677,5 @@ def _run_errands(
             kind, error, trace = sys.exc_info()
             thread = threading.current_thread()
             threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
+    if (why := engine.broken()) is not None and not isinstance(why, ValueError):
+        _log.error("a pool has ended before its time: %s", str(why))

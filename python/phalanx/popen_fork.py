@@ -11,7 +11,7 @@ import signal
 from multiprocessing import util as _util
 from multiprocessing.process import BaseProcess
 
-from phalanx import _phalanx
+from phalanx import _interrupts, _log, _phalanx, _shortages
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +20,27 @@ if TYPE_CHECKING:
 __all__ = ["Popen"]
 
 util: Any = _util  # for its private names
+
+
+#: Descriptors that a child's first steps need; one is the parent's own, the child's pidfd.
+_FIRST_STEPS = 5
+
+
+def _reserve(fd: int) -> list[int]:
+    """Take places for descriptors: if there are too few, there is to be no child."""
+    places: list[int] = []
+    try:
+        while len(places) < _FIRST_STEPS:
+            places.append(os.dup(fd))
+    except BaseException:
+        _free(places)
+        raise
+    return places
+
+
+def _free(places: list[int]) -> None:
+    for fd in places:
+        os.close(fd)
 
 
 class Popen:
@@ -36,7 +57,12 @@ class Popen:
         util._flush_std_streams()
         self.returncode: int | None = None
         self.finalizer = None
-        self._launch(process_obj)
+        try:
+            with _shortages.told("start a process", "clone(2)"):
+                self._launch(process_obj)
+        except BaseException:
+            self._undo()
+            raise
 
     def duplicate_for_child(self, fd: int) -> int:
         """The number that ``fd`` will have in the child."""
@@ -79,15 +105,40 @@ class Popen:
         self._child = child
         self.pid = child.pid
         self.sentinel = child.fileno()
+        _log.debug("process %d was started with %s", self.pid, self.method)
+
+    def _undo(self) -> None:
+        """Have no child where the caller is told that there is none."""
+        child = getattr(self, "_child", None)
+        if child is not None:
+            child.send_signal(signal.SIGKILL)
+            child.wait()
 
     def _launch(self, process_obj: Any) -> None:
         parent_sentinel = _phalanx.self_pidfd()
         code = 1
-        pid = os.fork()
+        places = _reserve(parent_sentinel)
+        blocked = _interrupts.hold()
+        try:
+            pid = os.fork()
+        except BaseException:
+            _interrupts.restore(blocked)
+            _free(places)
+            raise
         if pid:
-            self._watch(_phalanx.child_of(pid))
+            _interrupts.restore(blocked)
+            _free(places)
+            try:
+                self._watch(_phalanx.child_of(pid))
+            except BaseException:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
             return
         try:
+            _free(places)
+            if signal.SIGINT not in blocked:
+                _interrupts.let_in(process_obj)
             atexit._clear()
             atexit.register(util._exit_function)
             code = process_obj._bootstrap(parent_sentinel=parent_sentinel)

@@ -49,4 +49,4 @@ class Popen(popen_fork.Popen):
         payload = spawn._dump(self, data, process_obj)
         target = getattr(process_obj, "_target", None)
         modules = [type(process_obj).__module__, getattr(target, "__module__", None) or ""]
-        self._watch(forkserver._forkserver.launch(bytes(payload), [*self._fds, *stdio], modules))
+        self._watch(forkserver._forkserver.launch(payload, [*self._fds, *stdio], modules))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from multiprocessing.process import BaseProcess
 
-from phalanx import _phalanx, _tracker, popen_fork, spawn
+from phalanx import _phalanx, _shortages, _tracker, popen_fork, spawn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,11 +45,13 @@ class Popen(popen_fork.Popen):
 
     def _launch(self, process_obj: Any) -> None:
         payload = spawn._dump(self, spawn.get_preparation_data(process_obj._name), process_obj)
-        tracker_fd = _tracker.fd()
         parent_sentinel = _phalanx.self_pidfd()
-        with open(os.memfd_create("phalanx-payload"), "w+b", buffering=0) as file:
+        with _shortages.told("keep a child's orders", "memfd_create(2)"):
+            orders = os.memfd_create("phalanx-payload")
+        with open(orders, "w+b", buffering=0) as file:
             file.write(payload)
             file.seek(0)
+            tracker_fd = _tracker.fd()
             command = spawn.get_command_line(
                 pipe_handle=file.fileno(),
                 tracker_fd=tracker_fd,

@@ -45,6 +45,8 @@ from multiprocessing import resource_tracker
 from multiprocessing import shared_memory as _standard
 from types import GenericAlias
 
+from phalanx import _shortages
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -137,6 +139,11 @@ class SharedMemory(_standard.SharedMemory):
                 return
 
     def _open(self, name: str, create: bool, size: int) -> None:
+        doing = f"make a block of {size} bytes" if create else "open a block"
+        with _shortages.told(f"{doing} of shared memory"):
+            self._open_or_not(name, create, size)
+
+    def _open_or_not(self, name: str, create: bool, size: int) -> None:
         _check(name)
         if create and _exists(name):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name)
@@ -166,7 +173,7 @@ class SharedMemory(_standard.SharedMemory):
             os.close(self._fd)
             self._fd = -1
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                error.strerror = f"not enough shared memory for a block of {size} bytes"
+                error.strerror = os.strerror(errno.ENOSPC)
                 error.filename = name
             raise
         if self._track and not early:
@@ -325,7 +332,8 @@ class ShareableList:
         size = self.shm.size
         count = _WORD.unpack_from(self.shm.buf)[0] if size >= _WORD.size else -1
         offsets: list[int] = []
-        if 0 <= count <= size // 17:  # the least that an item has: its offset, format and code
+        # There are the count, the offsets and the end; of each item, a format and a code, at least.
+        if count >= 0 and (count + 2) * 8 + count * 9 <= size:
             offsets = list(struct.unpack_from(f"{count + 1}q", self.shm.buf, _WORD.size))
         fits = offsets and offsets[0] == 0 and offsets == sorted(offsets)
         if not fits or (count + 2) * 8 + offsets[-1] + count * 9 > size:

@@ -15,7 +15,7 @@ from multiprocessing import util as _util
 from multiprocessing.process import BaseProcess
 from multiprocessing.spawn import get_executable, import_main_path, set_executable
 
-from phalanx import _phalanx, context
+from phalanx import _interrupts, _phalanx, context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -136,11 +136,12 @@ def _main(fd: int, parent_sentinel: int | None) -> int:
             process_obj = reduction.pickle.load(from_parent)
         finally:
             del this._inheriting
+    _interrupts.let_in(process_obj)
     code: int = process_obj._bootstrap(parent_sentinel)
     return code
 
 
-def _dump(popen: Any, data: dict[str, Any], process_obj: BaseProcess) -> memoryview:
+def _dump(popen: Any, data: dict[str, Any], process_obj: BaseProcess) -> bytes:
     """The orders for a child: its preparation, then its process object."""
     orders = io.BytesIO()
     context.set_spawning_popen(popen)
@@ -149,7 +150,7 @@ def _dump(popen: Any, data: dict[str, Any], process_obj: BaseProcess) -> memoryv
         reduction.dump(process_obj, orders)
     finally:
         context.set_spawning_popen(None)
-    return orders.getbuffer()
+    return orders.getvalue()
 
 
 def get_preparation_data(name: str) -> dict[str, Any]:

@@ -75,11 +75,19 @@ def renamed(source: str, module: str, path: list[str]) -> str:
     return "".join(lines)
 
 
+def with_our_executor(source: str) -> str:
+    """A module of tests with phalanx's executor in the standard one's place."""
+    source = source.replace("futures.ProcessPoolExecutor", "phalanx.futures.ProcessPoolExecutor")
+    source = source.replace("from concurrent.futures import {", "from phalanx.futures import {")
+    return f"import phalanx.futures\n{source}"
+
+
 class Copies:
     """The environment; a context manager that removes it."""
 
-    def __init__(self, module: str, origin: Path) -> None:
+    def __init__(self, module: str, origin: Path, executor: bool = False) -> None:
         self.module = module
+        self.executor = executor
         self.root = Path(tempfile.mkdtemp(prefix="phxsuite."))
         venv = self.root / "venv"
         version = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -159,6 +167,11 @@ class Copies:
         folder = package / self.futures.name
         folder.mkdir()
         (folder / "__init__.py").touch()
+
+        def fit(source: str) -> str:
+            source = fit_for_older(source) if borrowed else source
+            return with_our_executor(source) if self.executor else source
+
         for name in ("executor", "util", *(f"test_{part}" for part in FUTURES)):
             file = f"{name}.py"
-            copy(self.futures / file, folder / file, fit_for_older if borrowed else str)
+            copy(self.futures / file, folder / file, fit)

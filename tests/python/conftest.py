@@ -3,7 +3,7 @@
 import faulthandler
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
@@ -11,6 +11,7 @@ from types import FrameType
 import phalanx
 import pytest
 from leaks import Holdings, adopt_orphans, kill_since, leaked_since
+from programs import Program
 from tasks import Log, nothing
 
 TIME_LIMIT = 60  # seconds that a test may take, unless it says @pytest.mark.time_limit(n)
@@ -117,3 +118,20 @@ def pool(ctx: "phalanx.context.BaseContext") -> Iterator["phalanx.pool.Pool"]:
     yield pool
     pool.terminate()
     pool.join()
+
+
+@pytest.fixture
+def run(tmp_path: Path, method: str) -> Iterator[Callable[[str], Program]]:
+    """Run a program; whatever becomes of it, nothing of it stays."""
+    programs: list[Program] = []
+
+    def start(body: str) -> Program:
+        programs.append(Program(tmp_path, method, body))
+        return programs[-1]
+
+    yield start
+    for program in programs:
+        for pid in program.others():
+            os.kill(pid, signal.SIGKILL)
+        program.process.wait()
+        program.process.stdout.close()  # type: ignore[union-attr]

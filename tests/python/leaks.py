@@ -13,7 +13,7 @@ import signal
 import stat
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def adopt_orphans() -> None:
 
 def descendants() -> Pids:
     """Our children and theirs: process id to command line, without zombies."""
-    parents, found = {}, {}
+    children: dict[int, list[int]] = defaultdict(list)
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
@@ -40,15 +40,13 @@ def descendants() -> Pids:
                 )
             except OSError:
                 continue
-            parents[int(entry)] = (int(parent), state)
-    todo = [os.getpid()]
+            if state not in "ZX":  # which have no children, and may be many
+                children[int(parent)].append(int(entry))
+    found, todo = {}, [os.getpid()]
     while todo:
-        parent = todo.pop()
-        for pid, (its_parent, state) in parents.items():
-            if its_parent == parent:
-                todo.append(pid)
-                if state not in "ZX":
-                    found[pid] = _command(pid)
+        below = children[todo.pop()]
+        found.update((pid, _command(pid)) for pid in below)
+        todo += below
     return found
 
 

@@ -246,3 +246,19 @@ def squares_in_a_pool(method: str, count: int) -> list[int]:
     """A task that has a pool of its own."""
     with phalanx.get_context(method).Pool(2) as pool:
         return pool.map(square, range(count))
+
+
+class Something:
+    """An object that can be referred to weakly."""
+
+
+def an_object() -> Something:
+    return Something()
+
+
+def child_of_a_task(method: str) -> int | None:
+    """A task that starts a process, which a daemon may not."""
+    process = phalanx.get_context(method).Process(target=nothing)
+    process.start()
+    process.join()
+    return process.exitcode

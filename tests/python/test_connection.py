@@ -3,6 +3,7 @@
 import array
 import contextlib
 import copy
+import hmac
 import multiprocessing.connection
 import os
 import pickle
@@ -15,6 +16,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing import resource_sharer
 from pathlib import Path
 
@@ -82,7 +84,6 @@ def test_the_names_of_cpythons_module_are_there():
     assert missing == []
     with pytest.raises(AttributeError):
         _ = ours.no_such_name
-    assert ours.deliver_challenge is multiprocessing.connection.deliver_challenge
 
 
 def test_every_context_makes_pipes_of_ours(ctx):
@@ -813,7 +814,8 @@ PEER = textwrap.dedent(
 @pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET"])
 @pytest.mark.parametrize("role", ["listen", "dial"])
 @pytest.mark.parametrize("version", other_pythons())
-def test_the_standard_library_of_each_python_is_understood(version, role, family):
+def test_the_standard_library_of_each_python_is_understood(version, role, family, monkeypatch):
+    monkeypatch.setenv("PHALANX_ALLOW_MD5", "1")  # older ones know nothing else
     command = [other_pythons()[version], "-c", PEER, role, family]
     if role == "listen":
         peer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -836,3 +838,109 @@ def test_the_standard_library_of_each_python_is_understood(version, role, family
     finally:
         connection.close()
         assert peer.wait(PATIENCE) == 0
+
+
+# -- who may come
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0"])
+def test_a_listener_that_other_machines_reach_needs_an_authkey(host):
+    with pytest.raises(ValueError, match="without an authkey would unpickle"):
+        ours.Listener((host, 0))
+    with ours.Listener((host, 0), authkey=b"secret") as listener:
+        _, port = listener.address
+        with meanwhile(lambda: ours.Client(("127.0.0.1", port), authkey=b"secret").close()):
+            listener.accept().close()
+
+
+@pytest.mark.parametrize("address", [None, ("127.0.0.1", 0), ("localhost", 0), ("127.1.2.3", 0)])
+def test_one_that_only_this_machine_reaches_needs_none(address):
+    ours.Listener(address, "AF_INET" if address is None else None).close()
+
+
+def test_a_manager_may_be_reached_from_everywhere_for_it_asks_itself():
+    with phalanx.managers.BaseManager(("", 0), authkey=b"secret") as manager:
+        assert manager.address[0] == "0.0.0.0"
+
+
+# -- the digest of the challenge
+
+
+def asked(answer: Callable[[bytes], bytes]) -> None:
+    """Ask one who answers so, and be asked."""
+    ask, reply = ours.Pipe()
+
+    def reply_so() -> None:
+        message = reply.recv_bytes().removeprefix(b"#CHALLENGE#")
+        reply.send_bytes(answer(message))
+
+    with ask, reply, meanwhile(reply_so):
+        ours.deliver_challenge(ask, b"secret")
+
+
+def answered(message: bytes) -> bytes:
+    """What we answer to a challenge."""
+    ask, reply = ours.Pipe()
+    answers = []
+
+    def ask_so() -> None:
+        ask.send_bytes(b"#CHALLENGE#" + message)
+        with contextlib.suppress(EOFError):
+            answers.append(ask.recv_bytes())
+            ask.send_bytes(b"#WELCOME#")
+
+    with ask, meanwhile(ask_so), reply:
+        ours.answer_challenge(reply, b"secret")
+    return answers[0]
+
+
+def test_sha256_is_what_is_asked_for_and_answered():
+    def answer(message: bytes) -> bytes:
+        assert message.startswith(b"{sha256}")
+        assert len(message) == len(b"{sha256}") + 40
+        return b"{sha256}" + hmac.digest(b"secret", message, "sha256")
+
+    asked(answer)
+    assert answered(b"{sha256}" + bytes(40)).startswith(b"{sha256}")
+    assert answered(b"{sha3_384}" + bytes(40)).startswith(b"{sha3_384}")
+
+
+@pytest.mark.parametrize("prefix", [b"", b"{md5}"])
+def test_a_downgrade_to_md5_is_refused_unless_it_is_asked_for(prefix, monkeypatch):
+    def answer(message: bytes) -> bytes:
+        return prefix + hmac.digest(b"secret", message, "md5")
+
+    challenge = b"{md5}" + bytes(40) if prefix else bytes(20)
+    monkeypatch.setenv("PHALANX_ALLOW_MD5", "0")
+    with pytest.raises(ours.AuthenticationError, match="PHALANX_ALLOW_MD5=1"):
+        asked(answer)
+    with pytest.raises(ours.AuthenticationError, match="PHALANX_ALLOW_MD5=1"):
+        answered(challenge)
+    monkeypatch.setenv("PHALANX_ALLOW_MD5", "1")
+    asked(answer)
+    assert answered(challenge) == prefix + hmac.digest(b"secret", challenge, "md5")
+
+
+def test_by_default_md5_is_for_the_python_that_has_nothing_else(monkeypatch):
+    monkeypatch.delenv("PHALANX_ALLOW_MD5", raising=False)
+    if sys.version_info < (3, 12):
+        assert len(answered(bytes(20))) == 16
+    else:
+        with pytest.raises(ours.AuthenticationError, match="CPython before"):
+            answered(bytes(20))
+
+
+@pytest.mark.parametrize(
+    "message", [b"", bytes(19), bytes(21), b"{sha256", b"{sha1}" + bytes(40), b"{}" + bytes(40)]
+)
+def test_another_challenge_is_refused(message):
+    with pytest.raises(ours.AuthenticationError):
+        answered(message)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", bytes(16), bytes(32), b"{sha256}", b"{sha512}" + bytes(64)]
+)
+def test_another_answer_is_refused(answer):
+    with pytest.raises(ours.AuthenticationError):
+        asked(lambda _message: answer)

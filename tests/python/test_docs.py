@@ -12,7 +12,8 @@ ROOT = Path(__file__).parent.parent.parent
 README = ROOT / "README.md"
 # A block of Python, and the block of what it prints if one follows.
 PROGRAM = re.compile(r"```python\n(.*?)```(?:\s+```text\n(.*?)```)?", re.DOTALL)
-PROGRAMS = PROGRAM.findall(README.read_text())
+PAGES = [README, *(ROOT / "docs" / f"{page}.md" for page in ("control", "executor", "supervisor"))]
+PROGRAMS = [program for page in PAGES for program in PROGRAM.findall(page.read_text())]
 
 
 def test_the_readme_has_programs():
@@ -20,7 +21,7 @@ def test_the_readme_has_programs():
 
 
 @pytest.mark.parametrize(("source", "printed"), PROGRAMS, ids=range(len(PROGRAMS)))
-def test_a_program_of_the_readme_runs_and_prints_what_it_says(tmp_path, source, printed):
+def test_a_program_of_a_page_runs_and_prints_what_it_says(tmp_path, source, printed):
     script = tmp_path / "program.py"
     script.write_text(source)
     run = subprocess.run(
@@ -37,7 +38,8 @@ def test_every_test_that_a_promise_names_exists():
         for file in here.glob("test_*.py")
         for name in [file.name, *re.findall(r"^def (test_\w+)", file.read_text(), re.MULTILINE)]
     }
-    named = re.findall(r"`(test_[\w.]+)(\*?)`", (ROOT / "docs" / "problems.md").read_text())
+    pages = [(ROOT / "docs" / page).read_text() for page in ("problems.md", "shortages.md")]
+    named = re.findall(r"`(test_[\w.]+)(\*?)`", "".join(pages))
     assert named
     for name, star in named:
         if star:

@@ -411,3 +411,29 @@ def test_usage(tmp_path):
         assert wrong.stdout == ""
         assert wrong.stderr.startswith("usage: python -m phalanx")
         assert why in wrong.stderr
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_executors_are_ours_and_can_be_derived_from(tmp_path, when):
+    install = "import phalanx; phalanx.install()"
+    program = f"""
+        {install if when == "after" else ""}
+        import concurrent.futures
+        import os
+        {"concurrent.futures.ProcessPoolExecutor; " + install if when == "before" else ""}
+        from concurrent.futures.process import ProcessPoolExecutor
+
+        class Counting(concurrent.futures.ProcessPoolExecutor):
+            count = 0
+            def submit(self, fn, *args):
+                self.count += 1
+                return super().submit(fn, *args)
+
+        if __name__ == "__main__":
+            print(ProcessPoolExecutor.__module__, concurrent.futures.ProcessPoolExecutor.__module__)
+            with Counting(2) as executor:
+                print(list(executor.map(abs, [-1, -2])), executor.count)
+                print(executor.submit(os.kill, executor.submit(os.getpid).result(), 0).result())
+    """
+    ours = "phalanx.futures phalanx.futures"
+    assert output(tmp_path, write(tmp_path, program)) == [ours, "[1, 2] 2", "None"]

@@ -228,14 +228,6 @@ def test_tasks_run_in_as_many_processes_as_asked_for(ctx, log):
         pool.join()
 
 
-def test_a_pool_has_as_many_workers_as_the_machine_by_default():
-    pool = phalanx.Pool()
-    processors = os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()
-    assert len(pool._pool) == processors
-    pool.terminate()
-    pool.join()
-
-
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [

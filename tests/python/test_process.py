@@ -1,5 +1,6 @@
 """Processes: how they start, what they know, and how they end."""
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import phalanx
 import phalanx.forkserver
 import pytest
+from tasks import wait_until
 
 PATIENCE = 20.0  # seconds that anything here may take
 
@@ -363,6 +365,80 @@ def test_a_killed_template_is_started_again(template):
     running.close()
 
 
+def test_whenever_a_template_is_killed_no_child_runs_twice(log):
+    ctx = phalanx.get_context("forkserver")
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(0.02):
+            pid = phalanx.forkserver._forkserver._forkserver_pid
+            if pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    well = set()
+    try:
+        for number in range(100):
+            process = ctx.Process(target=log.add, args=(number,))
+            try:
+                process.start()
+            except OSError:
+                continue  # two templates in a row were killed
+            process.join()
+            if process.exitcode == 0:
+                well.add(str(number))
+    finally:
+        over.set()
+        killer.join()
+    lines = log.lines()
+    assert len(lines) == len(set(lines))
+    assert well <= set(lines)
+
+
+@pytest.fixture
+def stopped(template):
+    """As `template`, which is stopped and reports nothing."""
+    ctx, pid = template
+
+    def stop() -> None:
+        os.kill(pid, signal.SIGSTOP)
+
+    yield ctx, stop
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_join_of_what_has_ended_while_its_template_is_stopped_keeps_to_its_timeout(stopped):
+    ctx, stop = stopped
+    process = ctx.Process(target=sleep_long)
+    process.start()
+    stop()
+    process.kill()
+    start = time.monotonic()
+    process.join(0.5)
+    assert time.monotonic() - start < PATIENCE / 2
+    os.kill(phalanx.forkserver._forkserver._forkserver_pid, signal.SIGCONT)
+    process.join(PATIENCE)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_pool_whose_template_is_stopped_tells_of_deaths_and_goes_on(stopped):
+    ctx, stop = stopped
+    with ctx.Pool(2) as pool:
+        doomed = pool.apply_async(time.sleep, (600,))
+        wait_until(lambda: any(worker.running for worker in pool.stats()), "the task")
+        (pid,) = [worker.pid for worker in pool.stats() if worker.running]
+        stop()
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(phalanx.WorkerDied):
+            doomed.get(PATIENCE)
+        assert pool.map_async(abs, range(-100, 0), 1).get(PATIENCE) == list(range(100, 0, -1))
+        os.kill(phalanx.forkserver._forkserver._forkserver_pid, signal.SIGCONT)
+        wait_until(lambda: all(worker.pid for worker in pool.stats()), "the next worker")
+
+
 def test_a_stopped_template_ends(template):
     ctx, pid = template
     phalanx.forkserver._forkserver._stop()
@@ -561,6 +637,8 @@ def test_a_death_survives_pickling_and_says_what_it_was():
 
 def test_the_names_are_the_standard_librarys_and_ours():
     ours = {"AbandonedLock", "InitializerFailed", "RemoteError", "WorkerDied", "install"}
+    ours |= {"ChildSpec", "Supervisor", "SupervisorFailed", "WorkerMemoryExceeded"}
+    ours |= {"ProcessPoolExecutor", "Shared", "TaskCancelled", "TaskTimeout", "loan", "share"}
     assert set(phalanx.__all__) == set(multiprocessing.__all__) | ours
     for name in phalanx.__all__:
         assert hasattr(phalanx, name)

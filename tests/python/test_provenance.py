@@ -13,7 +13,7 @@ SHARED = {
     "": """AuthenticationError BufferTooShort ProcessError TimeoutError SUBDEBUG SUBWARNING
         active_children allow_connection_pickling cpu_count current_process get_logger
         log_to_stderr parent_process reducer""",
-    "connection": "AuthenticationError BufferTooShort answer_challenge deliver_challenge",
+    "connection": "AuthenticationError BufferTooShort",
     "context": """AuthenticationError BufferTooShort ProcessError TimeoutError assert_spawning
         get_spawning_popen reduction set_spawning_popen""",
     # Threads: nothing of it starts a process.

@@ -9,10 +9,11 @@ use phalanx::connection::{self as engine, Receiving};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PySlice, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple};
 
 use crate::errors::raise;
 use crate::pickle;
+use crate::slice::slice;
 use crate::wait::interruptible;
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
@@ -141,7 +142,8 @@ impl Connection {
         let mut sending = self.end.send(end - at).map_err(|e| raise(py, &e))?;
         loop {
             let next = end.min(at + PIECE);
-            let piece = view.get_item(slice(py, at, next))?.call_method0(intern!(py, "tobytes"))?;
+            let piece =
+                view.get_item(slice(py, at, next)?)?.call_method0(intern!(py, "tobytes"))?;
             let mut rest = piece.cast::<PyBytes>()?.as_bytes();
             interruptible(py, None, |slice| sending.write_until(&mut rest, slice))?;
             at = next;
@@ -202,7 +204,7 @@ impl Connection {
         while at < offset + length {
             let next = (offset + length).min(at + PIECE);
             let piece = PyBytes::new_with(py, next - at, |bytes| fill(py, &mut receiving, bytes))?;
-            view.set_item(slice(py, at, next), piece)?;
+            view.set_item(slice(py, at, next)?, piece)?;
             at = next;
         }
         Ok(length)
@@ -280,10 +282,6 @@ fn part(len: usize, offset: isize, size: Option<isize>) -> PyResult<(usize, usiz
         return Err(PyValueError::new_err("buffer length < offset + size"));
     }
     Ok((start, start + size))
-}
-
-fn slice(py: Python<'_>, start: usize, end: usize) -> Bound<'_, PySlice> {
-    PySlice::new(py, start.cast_signed(), end.cast_signed(), 1)
 }
 
 /// An object's memory as bytes, whatever it holds.

@@ -1,15 +1,29 @@
 //! The one place that turns the engine's errors into Python's.
 
-use phalanx::{Error, WorkerDied};
+use phalanx::{Ended, Error, SupervisorFailed, Why, WorkerDied};
 use pyo3::exceptions::{PyEOFError, PyOSError, PyRuntimeError, PyTimeoutError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+
+/// Which limit an error of the system stands for, and how to raise it; `call` is what failed, where
+/// that is known.
+#[pyfunction]
+#[pyo3(signature = (errno, call=None))]
+pub fn hint(errno: i32, call: Option<&str>) -> Option<String> {
+    phalanx::error::hint(errno, call)
+}
 
 /// The exception for an error.
 pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
     let message = error.to_string();
     if let Some(died) = error.worker_died() {
         return worker_died(py, died, None);
+    }
+    if let Some(failed) = error.supervisor_failed() {
+        return supervisor_failed(py, &message, failed);
+    }
+    if let Some(ended) = error.ended() {
+        return task_ended(py, ended, None);
     }
     if error.is_end_inside() {
         let class = py.import("phalanx.connection").and_then(|m| m.getattr("_EndInMessage"));
@@ -44,7 +58,15 @@ pub fn raise(py: Python<'_>, error: &Error) -> PyErr {
 /// `phalanx.WorkerDied`, with the name of the function that it was running, where one is known.
 pub fn worker_died(py: Python<'_>, died: &WorkerDied, task: Option<&str>) -> PyErr {
     let more = PyDict::new(py);
-    let filled = more.set_item("task", task).and_then(|()| more.set_item("doing", died.doing));
+    let earlier: Vec<_> = died
+        .earlier
+        .iter()
+        .map(|died| (died.pid, died.exit.map(phalanx::process::Exit::code)))
+        .collect();
+    let filled = more
+        .set_item("task", task)
+        .and_then(|()| more.set_item("doing", died.doing))
+        .and_then(|()| more.set_item("earlier", earlier));
     match filled {
         Ok(()) => {
             let exitcode = died.exit.map(phalanx::process::Exit::code);
@@ -52,6 +74,40 @@ pub fn worker_died(py: Python<'_>, died: &WorkerDied, task: Option<&str>) -> PyE
         }
         Err(error) => error,
     }
+}
+
+/// `phalanx.TaskTimeout`, `TaskCancelled` or `WorkerMemoryExceeded`, with the name of the function,
+/// where one is known.
+pub fn task_ended(py: Python<'_>, ended: &Ended, task: Option<&str>) -> PyErr {
+    let class = match ended.why {
+        Why::Cancelled => "TaskCancelled",
+        Why::OverMemory => "WorkerMemoryExceeded",
+        Why::TimedOut | Why::NotBegun => "TaskTimeout",
+    };
+    let more = PyDict::new(py);
+    if let Some((used, allowed)) = ended.memory
+        && let Err(error) =
+            more.set_item("used", used).and_then(|()| more.set_item("allowed", allowed))
+    {
+        return error;
+    }
+    let exitcode = ended.exit.map(phalanx::process::Exit::code);
+    let limit = ended.limit.map(|limit| limit.as_secs_f64());
+    let args = (ended.to_string(), limit, ended.pid, exitcode, task, &ended.stack);
+    new_exception(py, class, args, &more)
+}
+
+/// `phalanx.SupervisorFailed`, with all deaths.
+fn supervisor_failed(py: Python<'_>, message: &str, failed: &SupervisorFailed) -> PyErr {
+    let deaths: Vec<_> = failed
+        .deaths
+        .iter()
+        .map(|death| {
+            let exitcode = death.exit.map(phalanx::process::Exit::code);
+            (&death.child, death.pid, exitcode, &death.trace)
+        })
+        .collect();
+    new_exception(py, "SupervisorFailed", (message, deaths), &PyDict::new(py))
 }
 
 /// `multiprocessing.TimeoutError`.

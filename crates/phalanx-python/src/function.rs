@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use phalanx::pool::{Code, Store, Task};
+use phalanx::pool::{Code, Store, Task, Terms};
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 
 use crate::pickle::{Pickled, carry, dumps, dumps_argument};
+use crate::repeats::Repeats;
 
 /// How a task's payload is to be read: the low bits of its shape.
 pub mod shape {
@@ -21,6 +22,8 @@ pub mod shape {
     pub const EACH: u8 = 4;
     /// A sequence of sequences: call `f(*args)` for each, and return a list.
     pub const STAR: u8 = 5;
+    /// Set if a result that cannot be sent is told by the pickler's own exception.
+    pub const OWN_ERROR: u8 = 0x20;
     /// Set if the payload is `(f, payload)`: the function is not kept.
     pub const WITH_FUNCTION: u8 = 0x40;
     /// Set if the function went by value: then so may what it returns.
@@ -36,10 +39,12 @@ pub struct Function {
     by_value: bool,
     /// What goes by value if it belongs to `__main__`.
     main_by_value: bool,
+    /// Of each of its tasks, in this call.
+    pub terms: Terms,
 }
 
 impl Function {
-    /// A task of this function.
+    /// A task of this function, one of several of one call with `repeats`.
     pub fn task(
         &self,
         py: Python<'_>,
@@ -47,7 +52,14 @@ impl Function {
         shape: u8,
         payload: &Bound<'_, PyAny>,
         what: &str,
+        repeats: Option<&mut Repeats>,
     ) -> PyResult<Task> {
+        let mut terms = self.terms;
+        if let Some(timeout) = &mut terms.timeout
+            && matches!(shape, shape::EACH | shape::STAR)
+        {
+            *timeout = timeout.saturating_mul(payload.len()? as u32); // it is that of an item
+        }
         let mut shape = shape | if self.by_value { shape::BY_VALUE } else { 0 };
         let Pickled { pickle, by_value } = if self.code.is_some() {
             dumps_argument(py, payload, what, self.main_by_value)?
@@ -59,9 +71,10 @@ impl Function {
         if by_value {
             shape |= shape::BY_VALUE;
         }
-        let (payload, buffers) = pickle.pack(py, store)?;
+        let (payload, buffers) = pickle.pack(py, store, repeats)?;
         let mut task = Task::new(self.code.clone(), shape, payload);
         task.buffers = buffers;
+        task.terms = Some(terms);
         Ok(task)
     }
 
@@ -96,7 +109,18 @@ impl Functions {
         Ok(Self { main_by_value: !importable, ..Self::default() })
     }
 
-    pub fn get(&self, py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Function> {
+    /// The function of a call, on these terms.
+    pub fn get(
+        &self,
+        py: Python<'_>,
+        object: &Bound<'_, PyAny>,
+        terms: Terms,
+    ) -> PyResult<Function> {
+        Ok(Function { terms, ..self.known(py, object)? })
+    }
+
+    fn known(&self, py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Function> {
+        let terms = Terms::default();
         let key = object.as_ptr() as usize;
         if let Some(function) = lock(&self.by_reference).get(&key) {
             return Ok(function.clone());
@@ -108,7 +132,8 @@ impl Functions {
         let main_by_value = self.main_by_value;
         let held = Arc::new(object.clone().unbind());
         if !carry(py, "is_by_reference", (object,))?.extract::<bool>()? {
-            return Ok(Function { code: None, object: held, by_value: false, main_by_value });
+            let by_value = false;
+            return Ok(Function { code: None, object: held, by_value, main_by_value, terms });
         }
         let what = "the function";
         let (bytes, by_value) = match dumps(py, object) {
@@ -120,11 +145,11 @@ impl Functions {
         };
         if by_value {
             let code = keep(&mut lock(&self.by_value), bytes.clone(), || Code::new(bytes));
-            return Ok(Function { code: Some(code), object: held, by_value, main_by_value });
+            return Ok(Function { code: Some(code), object: held, by_value, main_by_value, terms });
         }
         carry(py, "note", (object,))?;
         let code = Some(Code::new(bytes));
-        let function = Function { code, object: held, by_value, main_by_value };
+        let function = Function { code, object: held, by_value, main_by_value, terms };
         Ok(keep(&mut lock(&self.by_reference), key, || function))
     }
 }

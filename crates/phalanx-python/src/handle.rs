@@ -13,6 +13,8 @@ use pyo3::types::PyList;
 use crate::errors::{raise, timeout_error};
 use crate::function::{Function, shape};
 use crate::outcome::value;
+use crate::repeats::Repeats;
+use crate::slice::slice;
 use crate::wait::interruptible;
 
 /// The results of one call, which several threads may wait for.
@@ -39,6 +41,9 @@ struct Callbacks {
 /// What belongs to a call, apart from the function and its arguments: the pool, and the token,
 /// the callback and the error callback if there are any.
 pub type Extras = (Py<PyAny>, Option<(u64, Option<Py<PyAny>>, Option<Py<PyAny>>)>);
+
+/// Bytes of arguments that `map` sends ahead of the results.
+const AHEAD: usize = 256 << 20;
 
 /// How a sequence becomes tasks.
 pub struct Cut {
@@ -92,7 +97,7 @@ impl Handle {
         payload: &Bound<'_, PyAny>,
         extras: Extras,
     ) -> PyResult<Self> {
-        let task = function.task(py, core.store(), kind, payload, "args")?;
+        let task = function.task(py, core.store(), kind, payload, "args", None)?;
         let handle = Self::new(core, Group::in_order(), function, None, extras);
         handle.group.expect(1);
         handle.core.submit(&handle.group, 0, task).map_err(|e| raise(py, &e))?;
@@ -113,16 +118,18 @@ impl Handle {
             PyList::new(py, [py.None()])?.as_sequence().repeat(len)?.cast_into::<PyList>()?;
         let handle = Self::new(core, Group::as_completed(), function, Some(Vec::new()), extras);
         handle.state().results = Some(results.unbind());
-        let mut next = 0;
+        let (mut next, mut repeats, mut bytes) = (0, Repeats::default(), 0);
         // Closed or broken is told even if there is nothing to submit.
         let hold = handle.core.hold().map_err(|e| raise(py, &e))?;
-        let mut send = |index: usize, size: usize| -> PyResult<()> {
-            let (task, start) = (handle.piece(py, items, next, size, star)?, next);
+        let mut send = |index: usize, size: usize| -> PyResult<usize> {
+            let (task, start) = (handle.piece(py, items, next, size, star, &mut repeats)?, next);
+            bytes += task.size();
             if let Some(pieces) = &mut handle.state().pieces {
                 pieces.push((start, start + size));
             }
             next += size;
-            hold.submit(&handle.group, index as u64, task).map_err(|e| raise(py, &e))
+            hold.submit(&handle.group, index as u64, task).map_err(|e| raise(py, &e))?;
+            Ok(bytes)
         };
         let workers = handle.core.seats().map_err(|e| raise(py, &e))?;
         let mut count = 0;
@@ -143,9 +150,17 @@ impl Handle {
             }
         } else {
             let size = chunk.unwrap_or_else(|| Chunks::blind(len, workers));
-            for start in (0..len).step_by(size) {
-                send(count, size.min(len - start))?;
+            'all: for start in (0..len).step_by(size) {
+                let bytes = send(count, size.min(len - start))?;
                 count += 1;
+                // So many as take that much memory are sent ahead of their results, at least two to
+                // a worker.
+                let ahead = (AHEAD / (bytes / count).max(1)).max(2 * workers);
+                while wait && count - handle.group.arrived().0 as usize > ahead {
+                    if !handle.place_next(py, None)? || handle.ended(py).is_some() {
+                        break 'all;
+                    }
+                }
             }
         }
         handle.group.expect(count as u64);
@@ -159,16 +174,30 @@ impl Handle {
         start: usize,
         size: usize,
         star: bool,
+        repeats: &mut Repeats,
     ) -> PyResult<phalanx::pool::Task> {
         let (what, store) = (format!("iterable[{start}]"), self.core.store());
         if size == 1 {
             let kind = if star { shape::ARGS } else { shape::ONE };
-            return self.function.task(py, store, kind, &items.get_item(start)?, &what);
+            return self.function.task(
+                py,
+                store,
+                kind,
+                &items.get_item(start)?,
+                &what,
+                Some(repeats),
+            );
         }
         let kind = if star { shape::STAR } else { shape::EACH };
-        let slice = pyo3::types::PySlice::new(py, start as isize, (start + size) as isize, 1);
         let what = format!("iterable[{start}:{}]", start + size);
-        self.function.task(py, store, kind, &items.get_item(slice)?, &what)
+        self.function.task(
+            py,
+            store,
+            kind,
+            &items.get_item(slice(py, start, start + size)?)?,
+            &what,
+            Some(repeats),
+        )
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -354,6 +383,13 @@ impl Handle {
     #[pyo3(signature = (timeout=None))]
     fn wait(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<()> {
         self.wait_over(py, timeout).map(drop)
+    }
+
+    /// Ends the call's tasks: those that have not begun vanish, others are ended as `Pool` says. False:
+    /// all had ended.
+    fn cancel(&self, py: Python<'_>) -> PyResult<bool> {
+        let count = py.detach(|| self.core.cancel(Some(&self.group)));
+        Ok(count.map_err(|e| raise(py, &e))? > 0)
     }
 
     /// Has the call ended?

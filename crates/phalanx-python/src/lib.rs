@@ -8,6 +8,7 @@ mod cells;
 mod connection;
 mod errors;
 mod function;
+mod futures;
 mod handle;
 mod line;
 mod outcome;
@@ -15,8 +16,12 @@ mod pickle;
 mod pool;
 mod process;
 mod queue;
+mod repeats;
+mod slice;
 mod stream;
+mod supervisor;
 mod synchronize;
+mod terms;
 mod wait;
 mod worker;
 
@@ -28,9 +33,11 @@ fn _phalanx(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<buffer::Block>()?;
     m.add_class::<cells::Cell>()?;
     m.add_class::<cells::Cells>()?;
+    m.add_function(wrap_pyfunction!(errors::hint, m)?)?;
     connection::register(m)?;
     line::register(m)?;
     process::register(m)?;
+    supervisor::register(m)?;
     synchronize::register(m)?;
     queue::register(m)?;
     pool::register(m)

@@ -3,7 +3,7 @@
 use phalanx::pool::Outcome;
 use pyo3::prelude::*;
 
-use crate::errors::{raise, worker_died};
+use crate::errors::{raise, task_ended, worker_died};
 use crate::function::Function;
 use crate::pickle::{carry, loads_parcel};
 
@@ -21,5 +21,6 @@ pub fn value<'py>(
         }
         Outcome::Lost(died) => Err(worker_died(py, died, function.name(py).as_deref())),
         Outcome::Broken(why) => Err(raise(py, why)),
+        Outcome::Ended(ended) => Err(task_ended(py, ended, function.name(py).as_deref())),
     }
 }

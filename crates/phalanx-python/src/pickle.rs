@@ -12,8 +12,9 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
 
-use crate::buffer::{Held, Part, Piece, fill};
+use crate::buffer::{Held, Part, Piece, Snapshot, fill};
 use crate::errors::raise;
+use crate::repeats::Repeats;
 
 /// What a pickler writes to: a stream, and what stays outside of it.
 #[pyclass(frozen)]
@@ -84,11 +85,20 @@ impl Loose {
         Self { stream, large: Vec::new(), buffers: Vec::new() }
     }
 
-    /// Copies the large parts to where others can see them: the stream if it is small, and all
-    /// buffers.
-    pub fn pack(self, py: Python<'_>, store: &Store) -> PyResult<(Vec<u8>, Vec<Buffer>)> {
+    /// Copies the large parts to where others can see them, unless they are there: the stream if it
+    /// is small, and all buffers.
+    pub fn pack(
+        self,
+        py: Python<'_>,
+        store: &Store,
+        mut repeats: Option<&mut Repeats>,
+    ) -> PyResult<(Vec<u8>, Vec<Buffer>)> {
         let Self { stream, large, buffers } = self;
-        let each = buffers.iter().map(|held| fill(py, store, &[Part::Held(held)]));
+        let each = buffers.into_iter().map(|held| match (held.known(py, store)?, &mut repeats) {
+            (Some(buffer), _) => Ok(buffer),
+            (None, Some(repeats)) => repeats.buffer(py, store, held),
+            (None, None) => fill(py, store, &[Part::Held(&held)]),
+        });
         let buffers = each.collect::<PyResult<Vec<_>>>()?;
         if large.is_empty() {
             return Ok((stream, buffers));
@@ -101,6 +111,25 @@ impl Loose {
         parts.push(Part::Bytes(&stream[from..]));
         let stream = fill(py, store, &parts)?;
         Ok((Vec::new(), std::iter::once(stream).chain(buffers).collect()))
+    }
+
+    /// A copy of all of it, which stays as it is: the stream, and the buffers.
+    pub fn snapshot(self, py: Python<'_>) -> PyResult<(Snapshot, Vec<Snapshot>)> {
+        let mut stream = Vec::new();
+        let mut from = 0;
+        for (at, held) in &self.large {
+            stream.extend_from_slice(&self.stream[from..*at]);
+            held.append_to(py, &mut stream)?;
+            from = *at;
+        }
+        stream.extend_from_slice(&self.stream[from..]);
+        let copy = |held: &Held| {
+            let mut bytes = Vec::new();
+            held.append_to(py, &mut bytes)?;
+            Ok(Snapshot::new(bytes))
+        };
+        let buffers = self.buffers.iter().map(copy).collect::<PyResult<_>>()?;
+        Ok((Snapshot::new(stream), buffers))
     }
 }
 

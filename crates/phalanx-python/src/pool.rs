@@ -3,26 +3,51 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use phalanx::pool::{Core, Errand, Seating as EngineSeating};
-use pyo3::exceptions::PyValueError;
+use phalanx::pool::{self as engine, Core, Errand, Seating as EngineSeating, Terms};
+use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyTuple};
 
+use crate::buffer::{Piece, Snapshot};
 use crate::errors::raise;
-use crate::function::{Functions, shape};
+use crate::function::{Function, Functions, shape};
+use crate::futures::Futures;
 use crate::handle::{Cut, Extras, Handle};
+use crate::pickle::dumps_loose;
 use crate::process::Child;
 use crate::stream::{Feeder, Manner, Stream};
+use crate::terms::{Asked, Bounds, duration, heed, limits, terms, trace_signal, worth_another_try};
 use crate::wait::interruptible;
-use crate::worker::Worker;
+use crate::worker::{Worker, loan};
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Pool>()?;
     m.add_class::<Seating>()?;
     m.add_class::<Worker>()?;
+    m.add_class::<Piece>()?;
+    m.add_class::<Snapshot>()?;
     m.add_class::<Handle>()?;
     m.add_class::<Stream>()?;
-    m.add_class::<Feeder>()
+    m.add_class::<Futures>()?;
+    m.add_class::<Feeder>()?;
+    m.add_function(wrap_pyfunction!(default_processes, m)?)?;
+    m.add_function(wrap_pyfunction!(snapshot, m)?)?;
+    m.add_function(wrap_pyfunction!(loan, m)?)?;
+    m.add_function(wrap_pyfunction!(trace_signal, m)?)?;
+    m.add_function(wrap_pyfunction!(heed, m)?)?;
+    m.add_function(wrap_pyfunction!(worth_another_try, m)?)
+}
+
+/// How many workers a pool has that was not told.
+#[pyfunction]
+fn default_processes() -> usize {
+    engine::default_processes()
+}
+
+/// A copy of an object: its pickle, and the large buffers of that.
+#[pyfunction]
+fn snapshot(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<(Snapshot, Vec<Snapshot>)> {
+    dumps_loose(py, object)?.snapshot(py)
 }
 
 /// A seat on offer: what a new worker is started with.
@@ -36,27 +61,68 @@ struct Seating {
     event: RawFd,
     #[pyo3(get)]
     lifeline: RawFd,
+    #[pyo3(get)]
+    tree: bool,
+    #[pyo3(get)]
+    report: RawFd,
     offer: Mutex<Option<EngineSeating>>,
 }
 
 /// The engine's part of a pool.
 #[pyclass(frozen, module = "phalanx._phalanx")]
-struct Pool {
+pub struct Pool {
     core: Arc<Core>,
     functions: Functions,
+}
+
+/// What `Pool.stats` has of a worker.
+type Stats = (Option<u32>, u64, u64, u64, f64, Option<f64>, usize, Option<u64>);
+
+impl Pool {
+    pub fn core(&self) -> Arc<Core> {
+        self.core.clone()
+    }
+
+    fn function(
+        &self,
+        py: Python<'_>,
+        function: &Bound<'_, PyAny>,
+        asked: Asked,
+    ) -> PyResult<Function> {
+        self.functions.get(py, function, terms(self.core.terms(), asked)?)
+    }
 }
 
 #[pymethods]
 impl Pool {
     #[new]
-    fn new(py: Python<'_>, workers: usize) -> PyResult<Self> {
-        let core = Core::new(workers).map_err(|e| raise(py, &e))?;
+    #[pyo3(signature = (
+        workers,
+        asked=(None, None, None, None, None),
+        grace=None,
+        bounds=(None, None, None, None, 5.0),
+    ))]
+    fn new(
+        py: Python<'_>,
+        workers: &Bound<'_, PyAny>,
+        asked: Asked,
+        grace: Option<f64>,
+        bounds: Bounds,
+    ) -> PyResult<Self> {
+        let workers = workers.extract().map_err(|error: PyErr| {
+            let large = error.is_instance_of::<PyOverflowError>(py);
+            let told = || PyValueError::new_err(format!("{workers} workers are too many"));
+            if large { told() } else { error }
+        })?;
+        let mut terms = terms(Terms::default(), asked)?;
+        terms.grace = grace.map_or(Ok(terms.grace), |it| duration("grace", it))?;
+        let core = Core::new(workers, terms, limits(bounds)?).map_err(|e| raise(py, &e))?;
         Ok(Self { core: Arc::new(core), functions: Functions::new(py)? })
     }
 
     /// Offers a seat that is empty, unless the pool has ended.
-    fn prepare(&self, py: Python<'_>, seat: usize) -> PyResult<Option<Seating>> {
-        let Some(offer) = self.core.prepare(seat).map_err(|e| raise(py, &e))? else {
+    fn prepare(&self, py: Python<'_>, seat: usize, tree: bool) -> PyResult<Option<Seating>> {
+        let Some(offer) = self.core.prepare(seat, tree).map_err(|e| raise(py, &e))? else {
             return Ok(None);
         };
         let (memory, event) = self.core.descriptors();
@@ -65,6 +131,8 @@ impl Pool {
             memory: memory.as_raw_fd(),
             event: event.as_raw_fd(),
             lifeline: offer.lifeline.as_raw_fd(),
+            tree,
+            report: offer.report.as_raw_fd(),
             offer: Mutex::new(Some(offer)),
         }))
     }
@@ -74,6 +142,11 @@ impl Pool {
         let offer = seating.offer.lock().unwrap_or_else(PoisonError::into_inner).take();
         let offer = offer.ok_or_else(|| PyValueError::new_err("this seat was taken"))?;
         self.core.seat(offer, child.inner()?).map_err(|e| raise(py, &e))
+    }
+
+    /// Says that no process could be started in the seat.
+    fn refused(&self, py: Python<'_>, seat: usize, why: &str, errno: Option<i32>) -> PyResult<()> {
+        self.core.refused(seat, why, errno).map_err(|e| raise(py, &e))
     }
 
     /// Waits for something that needs Python: `("staff", seat)` or `("done", token)`; `None` when
@@ -94,8 +167,9 @@ impl Pool {
         args: &Bound<'_, PyTuple>,
         kwargs: &Bound<'_, PyDict>,
         extras: Extras,
+        asked: Asked,
     ) -> PyResult<Handle> {
-        let function = self.functions.get(py, function)?;
+        let function = self.function(py, function, asked)?;
         if kwargs.is_empty() {
             return Handle::apply(py, self.core.clone(), function, shape::ARGS, args, extras);
         }
@@ -103,7 +177,7 @@ impl Pool {
         Handle::apply(py, self.core.clone(), function, shape::CALL, &both, extras)
     }
 
-    #[pyo3(signature = (function, items, chunk, extras, *, star, wait))]
+    #[pyo3(signature = (function, items, chunk, extras, asked, *, star, wait))]
     #[allow(clippy::too_many_arguments)] // what Python's map_async has
     fn map(
         &self,
@@ -112,14 +186,15 @@ impl Pool {
         items: &Bound<'_, PyAny>,
         chunk: Option<usize>,
         extras: Extras,
+        asked: Asked,
         star: bool,
         wait: bool,
     ) -> PyResult<Handle> {
-        let function = self.functions.get(py, function)?;
+        let function = self.function(py, function, asked)?;
         Handle::map(py, self.core.clone(), function, items, Cut { chunk, star, wait }, extras)
     }
 
-    #[pyo3(signature = (function, input, chunk, pool, *, prompt, sized, buffer, ordered))]
+    #[pyo3(signature = (function, input, chunk, pool, asked, *, prompt, sized, buffer, ordered))]
     #[allow(clippy::too_many_arguments)] // what Python's imap has
     fn imap(
         &self,
@@ -128,22 +203,58 @@ impl Pool {
         input: &Bound<'_, PyAny>,
         chunk: usize,
         pool: Py<PyAny>,
+        asked: Asked,
         prompt: bool,
         sized: bool,
         buffer: Option<usize>,
         ordered: bool,
     ) -> PyResult<Stream> {
-        let function = self.functions.get(py, function)?;
+        let function = self.function(py, function, asked)?;
         let input = prompt.then_some(input);
         let manner = Manner { sized, chunk, buffer, ordered };
         Stream::new(py, &self.core, pool, function, input, manner)
+    }
+
+    /// Ends all tasks: those that have not begun vanish, others are ended. Says how many there were.
+    fn cancel_all(&self, py: Python<'_>) -> PyResult<usize> {
+        py.detach(|| self.core.cancel(None)).map_err(|e| raise(py, &e))
+    }
+
+    /// For each worker: its process, how many there were in its place, tasks that returned and that
+    /// failed, seconds that these took, seconds that it has been at a task, tasks that wait in it, and
+    /// bytes of memory.
+    fn stats(&self, py: Python<'_>) -> PyResult<Vec<Stats>> {
+        let stats = self.core.stats().map_err(|e| raise(py, &e))?;
+        let each = stats.into_iter().map(|it| {
+            let (busy, running) = (it.busy.as_secs_f64(), it.running.map(|it| it.as_secs_f64()));
+            (it.pid, it.started, it.returned, it.failed, busy, running, it.waiting, it.memory)
+        });
+        Ok(each.collect())
+    }
+
+    /// What the workers are doing that can say so within `timeout` seconds: process and stack.
+    fn stacks(&self, py: Python<'_>, timeout: f64) -> PyResult<Vec<(u32, String)>> {
+        let within = duration("timeout", timeout)?;
+        py.detach(|| self.core.stacks(within)).map_err(|e| raise(py, &e))
+    }
+
+    /// Room for `len` bytes of arguments; `None` if they are too few, or there is none.
+    fn loan(&self, py: Python<'_>, len: usize) -> PyResult<Option<Piece>> {
+        self.core.check().map_err(|e| raise(py, &e))?;
+        Ok(self.core.store().loan(len).map(Piece::lent))
+    }
+
+    /// Why it has ended before its time, if it has.
+    fn broken(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        let broken = self.core.broken().map_err(|e| raise(py, &e))?;
+        Ok(broken.map(|why| raise(py, &why).into_value(py).into_any()))
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         self.core.close().map_err(|e| raise(py, &e))
     }
 
-    fn terminate(&self, py: Python<'_>, why: &str) -> PyResult<()> {
+    fn terminate(&self, py: Python<'_>, why: &str) -> PyResult<usize> {
         self.core.terminate(why).map_err(|e| raise(py, &e))
     }
 

@@ -223,6 +223,11 @@ impl Request {
         PyBytes::new(py, request.as_ref().map_or(&[], engine::Request::hint))
     }
 
+    fn is_known(&self) -> bool {
+        let request = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        request.as_ref().is_some_and(engine::Request::is_known)
+    }
+
     fn take(&self) -> PyResult<(RawFd, Vec<RawFd>)> {
         let request = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         request.map(engine::Request::into_fds).ok_or_else(|| PyValueError::new_err("taken already"))

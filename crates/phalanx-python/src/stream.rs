@@ -83,8 +83,8 @@ impl Shared {
         let what = format!("iterable[{}]", first as usize * self.chunk);
         let store = self.core.store();
         match self.chunk {
-            1 => self.function.task(py, store, shape::ONE, &items.get_item(0)?, &what),
-            _ => self.function.task(py, store, shape::EACH, items, &what),
+            1 => self.function.task(py, store, shape::ONE, &items.get_item(0)?, &what, None),
+            _ => self.function.task(py, store, shape::EACH, items, &what, None),
         }
     }
 
@@ -328,11 +328,25 @@ impl Stream {
     fn stop(&self) {
         self.shared.end(None, true);
     }
+
+    /// Reads no more of the input; what was read ahead is nobody's loss.
+    fn abandon(&self) {
+        self.stop();
+        self.shared.group.abandon();
+    }
+
+    /// Reads no more of the input, and ends the tasks that have not ended, as `AsyncResult.cancel`.
+    /// False: all had ended.
+    fn cancel(&self, py: Python<'_>) -> PyResult<bool> {
+        self.abandon();
+        let count = py.detach(|| self.shared.core.cancel(Some(&self.shared.group)));
+        Ok(count.map_err(|e| raise(py, &e))? > 0)
+    }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.shared.end(None, true);
+        self.abandon();
     }
 }
 

@@ -1,17 +1,20 @@
 //! The worker's loop: take a task, unpickle, call, pickle, send.
 
 use std::os::fd::RawFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use phalanx::pool::{Duty, Parcel, Worker as Engine};
+use phalanx::pool::{Buffer, Duty, End, Parcel, Store, Worker as Engine};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 
+use crate::buffer::Piece;
 use crate::errors::raise;
 use crate::function::shape;
 use crate::pickle::{Loose, carry, dumps, dumps_loose, loads, loads_parcel};
+use crate::terms::{listen, was_worth};
 
 /// A signal that arrives just before a worker sleeps is seen after so long at the latest.
 const SLICE: Duration = Duration::from_secs(1);
@@ -34,8 +37,11 @@ impl Worker {
         event: RawFd,
         lifeline: RawFd,
         seat: usize,
+        tree: bool,
     ) -> PyResult<Self> {
-        let engine = Engine::sit(memory, event, lifeline, seat).map_err(|e| raise(py, &e))?;
+        let engine = Engine::sit(memory, event, lifeline, seat, tree).map_err(|e| raise(py, &e))?;
+        *STORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine.store().clone());
+        listen(engine.ear());
         Ok(Self { engine, functions: (0..Engine::CODES).map(|_| None).collect() })
     }
 
@@ -47,7 +53,7 @@ impl Worker {
     /// Runs tasks until the pool says to leave, or `maxtasks` of them have been run.
     #[pyo3(signature = (maxtasks=None))]
     fn serve(&mut self, py: Python<'_>, maxtasks: Option<u64>) -> PyResult<()> {
-        self.engine.ready(maxtasks);
+        self.engine.ready(maxtasks, true);
         loop {
             match self.engine.duty().map_err(|e| raise(py, &e))? {
                 Duty::Define(id, bytes) => {
@@ -55,13 +61,14 @@ impl Worker {
                     self.functions[(id % Engine::CODES as u64) as usize] = Some((id, function));
                 }
                 Duty::Run(code, shape, arguments) => {
-                    let (returned, pickle) = self.run(py, code, shape, arguments);
-                    let (returned, stream, buffers) = match pickle.pack(py, self.engine.store()) {
-                        Ok((stream, buffers)) => (returned, stream, buffers),
+                    let (end, pickle) = self.run(py, code, shape, arguments);
+                    let store = self.engine.store();
+                    let (end, stream, buffers) = match settle(py, store, pickle) {
+                        Ok((stream, buffers)) => (end, stream, buffers),
                         // No memory for a large result.
-                        Err(error) => (false, describe(py, &error, false), Vec::new()),
+                        Err(error) => (End::Failed, describe(py, &error, false), Vec::new()),
                     };
-                    self.engine.finish(returned, stream, buffers);
+                    self.engine.finish(end, stream, buffers);
                 }
                 Duty::Idle => {
                     let engine = &mut self.engine;
@@ -76,25 +83,32 @@ impl Worker {
 }
 
 impl Worker {
-    /// Runs a task: true and the pickle of its result, or false and the envelope of its error.
-    fn run(&self, py: Python<'_>, code: u64, kind: u8, arguments: Parcel) -> (bool, Loose) {
+    /// Runs a task: how it ended, and the pickle of its result or the envelope of its error.
+    fn run(&self, py: Python<'_>, code: u64, kind: u8, arguments: Parcel) -> (End, Loose) {
         let by_value = kind & shape::BY_VALUE != 0;
+        was_worth(); // what was said of an exception that a task has caught since does not count
         let result = match self.call(py, code, kind, arguments) {
             Ok(result) => result,
-            Err(error) => return (false, Loose::plain(describe(py, &error, by_value))),
+            Err(error) => {
+                let end = if was_worth() { End::Unlucky } else { End::Failed };
+                return (end, Loose::plain(describe(py, &error, by_value)));
+            }
         };
         match dumps_loose(py, &result) {
-            Ok(pickle) => (true, pickle),
+            Ok(pickle) => (End::Returned, pickle),
             Err(error) => {
                 let again = by_value
                     .then(|| carry(py, "dumps_by_value", (&result, "the result")).ok())
                     .flatten()
                     .and_then(|bytes| Some(bytes.cast::<PyBytes>().ok()?.as_bytes().to_vec()));
                 if let Some(bytes) = again {
-                    return (true, Loose::plain(bytes));
+                    return (End::Returned, Loose::plain(bytes));
+                }
+                if kind & shape::OWN_ERROR != 0 {
+                    return (End::Failed, Loose::plain(describe(py, &error, by_value)));
                 }
                 let envelope = carry(py, "describe_result", (error.value(py), result));
-                (false, Loose::plain(envelope_bytes(py, envelope)))
+                (End::Failed, Loose::plain(envelope_bytes(py, envelope)))
             }
         }
     }
@@ -126,7 +140,7 @@ impl Worker {
             Ok(args) => Ok(args.clone()),
             Err(_) => PyTuple::new(py, args.try_iter()?.collect::<PyResult<Vec<_>>>()?),
         };
-        match kind & 0x3f {
+        match kind & 0x1f {
             shape::ONE => function.call1((payload,)),
             shape::ARGS => function.call1(sequence(&payload)?),
             shape::CALL => {
@@ -145,6 +159,23 @@ impl Worker {
             }
         }
     }
+}
+
+/// Puts a result where its receiver can see it, and where nobody can change it any more.
+fn settle(py: Python<'_>, store: &Store, pickle: Loose) -> PyResult<(Vec<u8>, Vec<Buffer>)> {
+    let (stream, buffers) = pickle.pack(py, store, None)?;
+    let buffers = buffers.into_iter().map(|buffer| store.settled(buffer));
+    Ok((stream, buffers.collect::<Result<_, _>>().map_err(|e| raise(py, &e))?))
+}
+
+/// Where this process's results go, if it is a worker.
+static STORE: Mutex<Option<Store>> = Mutex::new(None);
+
+/// Room for `len` bytes of a result; `None` if this is no worker, or there is none.
+#[pyfunction]
+pub fn loan(len: usize) -> Option<Piece> {
+    let store = STORE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    store.and_then(|store| store.loan(len)).map(Piece::lent)
 }
 
 struct Names {

@@ -6,8 +6,14 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::process::Exit;
+
+mod shortage;
+
+pub use shortage::hint;
+pub(crate) use shortage::{in_call, is_shortage};
 
 /// What went wrong.
 ///
@@ -23,6 +29,8 @@ enum Kind {
     Os {
         doing: &'static str,
         source: io::Error,
+        /// What is short, and how to have more of it.
+        hint: Option<String>,
     },
     TimedOut {
         doing: &'static str,
@@ -42,6 +50,7 @@ enum Kind {
         what: &'static str,
     },
     WorkerDied(WorkerDied),
+    Ended(Ended),
     /// A task of ours failed inside its worker and said why.
     Task {
         message: String,
@@ -56,6 +65,129 @@ enum Kind {
         doing: &'static str,
         why: String,
     },
+    Supervisor(SupervisorFailed),
+}
+
+/// The end of a supervisor whose children died too often.
+#[derive(Clone, Debug)]
+pub struct SupervisorFailed {
+    /// The supervisor's name.
+    pub name: String,
+    /// So many restarts were allowed...
+    pub intensity: usize,
+    /// ... within this time.
+    pub period: Duration,
+    /// The deaths within that time, the oldest first; the last one was one too many. Of more than a
+    /// hundred, the last hundred.
+    pub deaths: Vec<ChildDied>,
+}
+
+/// The death of a child, as its supervisor tells it.
+#[derive(Clone, Debug)]
+pub struct ChildDied {
+    /// The child's name.
+    pub child: String,
+    /// The process id that it had; `None` where it could not even be started.
+    pub pid: Option<u32>,
+    /// How it ended; `None` where it could not be started.
+    pub exit: Option<Exit>,
+    /// What is known of the reason: a traceback, a panic, why it could not be started; or empty.
+    pub trace: String,
+}
+
+impl fmt::Display for ChildDied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`{}`", self.child)?;
+        match (self.pid, self.exit) {
+            (Some(pid), Some(exit)) => write!(f, " (pid {pid}) {exit}")?,
+            _ => f.write_str(" could not be started")?,
+        }
+        match self.trace.trim_end().lines().next_back() {
+            Some(line) => write!(f, ": {}", line.trim()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for SupervisorFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, intensity, period, deaths } = self;
+        let seconds = period.as_secs_f64();
+        write!(f, "supervisor `{name}` gave up: more than {intensity} restarts in {seconds} s")?;
+        deaths.iter().try_for_each(|death| write!(f, "\n  {death}"))
+    }
+}
+
+/// Why a task was to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It has run for too long.
+    TimedOut,
+    /// Nobody wants it any more.
+    Cancelled,
+    /// Its worker has more memory in use than it may have.
+    OverMemory,
+    /// It has waited for too long.
+    NotBegun,
+}
+
+/// The end of a task that was to end.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// Why it was to end.
+    pub why: Why,
+    /// The time that it had, if that is why.
+    pub limit: Option<Duration>,
+    /// Bytes of memory that its worker had in use, and how many it may have, if that is why.
+    pub memory: Option<(u64, u64)>,
+    /// The worker that had begun it.
+    pub pid: Option<u32>,
+    /// How that worker ended, if nothing else helped.
+    pub exit: Option<Exit>,
+    /// Where the task was when it was told to end, if that is known.
+    pub stack: String,
+}
+
+impl Ended {
+    /// As it is told to the task itself.
+    #[must_use]
+    pub fn here(why: Why) -> Self {
+        Self { pid: Some(std::process::id()), ..Self::waiting(why, None) }
+    }
+
+    /// Of a task that had not begun.
+    pub(crate) fn waiting(why: Why, limit: Option<Duration>) -> Self {
+        Self { why, limit, memory: None, pid: None, exit: None, stack: String::new() }
+    }
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.limit.unwrap_or_default().as_secs_f64();
+        match (self.why, self.pid) {
+            (Why::OverMemory, pid) => match self.memory {
+                None => f.write_str("this task has more memory in use than its worker may have")?,
+                Some((used, allowed)) => write!(
+                    f,
+                    "a task had {used} bytes of memory in use, more than {allowed}, in worker {}",
+                    pid.unwrap_or(0)
+                )?,
+            },
+            (Why::Cancelled, None) => f.write_str("a task was cancelled before it began")?,
+            (Why::Cancelled, Some(pid)) => write!(f, "a task was cancelled in worker {pid}")?,
+            (Why::NotBegun, _) => write!(f, "a task did not begin within {seconds} s")?,
+            (Why::TimedOut, _) if self.limit.is_none() => {
+                f.write_str("this task's time is over")?
+            }
+            (Why::TimedOut, pid) => {
+                write!(f, "a task ran for more than {seconds} s in worker {}", pid.unwrap_or(0))?;
+            }
+        }
+        match self.exit {
+            Some(exit) => write!(f, ", which {exit} for it"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The death of a worker, as the task that it was running is told.
@@ -69,11 +201,13 @@ pub struct WorkerDied {
     pub doing: &'static str,
     /// The name of the task, where it is known.
     pub task: Option<&'static str>,
+    /// The deaths of the workers that had run the task before, the oldest first.
+    pub earlier: Vec<WorkerDied>,
 }
 
 impl WorkerDied {
     pub(crate) fn new(pid: u32, exit: Option<Exit>, doing: &'static str) -> Self {
-        Self { pid, exit, doing, task: None }
+        Self { pid, exit, doing, task: None, earlier: Vec::new() }
     }
 
     pub(crate) fn at(self, task: &'static str) -> Self {
@@ -94,6 +228,13 @@ impl fmt::Display for WorkerDied {
         }
         if self.exit.is_some_and(|exit| exit.signal() == Some(libc::SIGKILL)) {
             f.write_str(" (perhaps by the kernel's out-of-memory killer: see dmesg)")?;
+        }
+        for (count, died) in self.earlier.iter().rev().enumerate() {
+            f.write_str(if count == 0 { ", as before it worker " } else { ", worker " })?;
+            match died.exit {
+                Some(exit) => write!(f, "{} {exit}", died.pid)?,
+                None => write!(f, "{} died", died.pid)?,
+            }
         }
         Ok(())
     }
@@ -132,7 +273,8 @@ impl Error {
     }
 
     pub(crate) fn os(doing: &'static str, source: impl Into<io::Error>) -> Self {
-        Self::new(Kind::Os { doing, source: source.into() })
+        let (source, hint) = shortage::explain(source.into());
+        Self::new(Kind::Os { doing, source, hint })
     }
 
     pub(crate) fn timed_out(doing: &'static str) -> Self {
@@ -179,7 +321,33 @@ impl Error {
     /// Did a deadline pass first?
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(&*self.0, Kind::TimedOut { .. })
+        match &*self.0 {
+            Kind::TimedOut { .. } => true,
+            Kind::Ended(ended) => matches!(ended.why, Why::TimedOut | Why::NotBegun),
+            _ => false,
+        }
+    }
+
+    /// Was the task cancelled?
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        matches!(&*self.0, Kind::Ended(ended) if ended.why == Why::Cancelled)
+    }
+
+    /// Was the task ended because its worker had more memory in use than it may have?
+    #[must_use]
+    pub fn is_over_memory(&self) -> bool {
+        matches!(&*self.0, Kind::Ended(ended) if ended.why == Why::OverMemory)
+    }
+
+    /// How the task was ended, if it was: because its time was over, because it was cancelled, or
+    /// because its worker had too much memory in use.
+    #[must_use]
+    pub fn ended(&self) -> Option<&Ended> {
+        match &*self.0 {
+            Kind::Ended(ended) => Some(ended),
+            _ => None,
+        }
     }
 
     /// Was the object closed, or does it belong to the process that this one was forked from?
@@ -233,6 +401,15 @@ impl Error {
         }
     }
 
+    /// The deaths that ended a supervisor, if that is what this is.
+    #[must_use]
+    pub fn supervisor_failed(&self) -> Option<&SupervisorFailed> {
+        match &*self.0 {
+            Kind::Supervisor(failed) => Some(failed),
+            _ => None,
+        }
+    }
+
     /// Where the task failed: its backtrace, as text; empty where there is none.
     #[must_use]
     pub fn trace(&self) -> &str {
@@ -249,10 +426,25 @@ impl From<WorkerDied> for Error {
     }
 }
 
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Self {
+        Self::new(Kind::Ended(ended))
+    }
+}
+
+impl From<SupervisorFailed> for Error {
+    fn from(failed: SupervisorFailed) -> Self {
+        Self::new(Kind::Supervisor(failed))
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
-            Kind::Os { doing, source } => write!(f, "failed to {doing}: {source}"),
+            Kind::Os { doing, source, hint } => {
+                write!(f, "failed to {doing}: {source}")?;
+                hint.iter().try_for_each(|hint| write!(f, ": {hint}"))
+            }
             Kind::TimedOut { doing } => write!(f, "timed out waiting for {doing}"),
             Kind::Closed { what } => f.write_str(what),
             Kind::End { inside: false } => f.write_str("the other end is closed"),
@@ -260,11 +452,13 @@ impl fmt::Display for Error {
             Kind::Invalid { why } => f.write_str(why),
             Kind::Corrupt { what } => write!(f, "another process wrote nonsense into {what}"),
             Kind::WorkerDied(died) => died.fmt(f),
+            Kind::Ended(ended) => ended.fmt(f),
             Kind::Task { message, .. } => f.write_str(message),
             Kind::Initializer { message, .. } => {
                 write!(f, "the initializer of a worker failed: {message}")
             }
             Kind::Codec { doing, why } => write!(f, "failed to {doing}: {why}"),
+            Kind::Supervisor(failed) => failed.fmt(f),
         }
     }
 }

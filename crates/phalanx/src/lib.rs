@@ -65,6 +65,11 @@
 //! behind that one run elsewhere, each once. Workers die with the process that owns them, however
 //! that ends: the kernel sees to it.
 //!
+//! # Supervision
+//!
+//! A [`Supervisor`] keeps named processes running: it restarts those that die, alone or with their
+//! siblings, and gives up, with a list of the deaths, when they die too often.
+//!
 //! # Waiting
 //!
 //! A [`Handle`] is a [future](std::future::Future) for whatever executor you use, and needs none:
@@ -95,6 +100,8 @@ mod api;
 #[cfg(not(loom))]
 pub mod channel;
 pub mod error;
+#[cfg(all(test, not(loom)))]
+mod fuzz;
 #[cfg(not(loom))]
 pub mod pool;
 pub mod process;
@@ -107,13 +114,16 @@ pub mod sync;
 mod sys;
 
 #[cfg(not(loom))]
-pub use api::pipe;
-#[cfg(not(loom))]
 pub use api::{
-    Builder, Descriptor, Handle, Imap, Pool, Process, ProcessBuilder, Stdio, Value, init,
+    Builder, Descriptor, Handle, Imap, Pool, Process, ProcessBuilder, Stdio, Supervisor, Value,
+    init,
 };
 #[cfg(not(loom))]
+pub use api::{pipe, supervisor};
+#[cfg(not(loom))]
 pub use channel::connection;
-pub use error::{Error, OwnerDied, Result, WorkerDied};
+pub use error::{ChildDied, Ended, Error, OwnerDied, Result, SupervisorFailed, Why, WorkerDied};
+#[cfg(not(loom))]
+pub use pool::{Limits, Terms, WorkerStats};
 pub use process::Exit;
 pub use sys::limits::Resource;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::task;
 use super::value::Value;
 use crate::error::{Error, Result};
-use crate::pool::{Core, Group, Next, Outcome, Until};
+use crate::pool::{Core, Group, Next, Outcome, Task, Terms, Until};
 
 /// The result of a task that was [submitted](crate::Pool::submit), or will be.
 ///
@@ -40,15 +40,20 @@ pub struct Handle<R> {
 }
 
 impl<R: Value> Handle<R> {
-    pub(super) fn submit<F, A>(core: &Arc<Core>, function: F, argument: A) -> Self
+    pub(super) fn submit<F, A>(
+        core: &Arc<Core>,
+        function: F,
+        argument: A,
+        terms: Option<Terms>,
+    ) -> Self
     where
         F: Fn(A) -> R + Copy + 'static,
         A: Value,
     {
         let group = Arc::new(Group::in_order());
         group.expect(1);
-        let submitted =
-            task::call(function, argument).and_then(|task| core.submit(&group, 0, task));
+        let task = task::call(function, argument).map(|task| Task { terms, ..task });
+        let submitted = task.and_then(|task| core.submit(&group, 0, task).map(drop));
         let core = core.clone();
         let task = type_name::<F>();
         Self { core, group, task, refused: submitted.err(), result: PhantomData }
@@ -100,6 +105,18 @@ impl<R: Value> Handle<R> {
 
     fn open(&self, outcome: Outcome) -> Result<R> {
         task::result(outcome, self.task)
+    }
+
+    /// Ends the task: if it has not begun it never will; if it runs, its worker gets SIGTERM, and after
+    /// the [grace](crate::Terms::grace) SIGKILL. Other tasks are not affected. False: it had ended.
+    ///
+    /// Waiting for it is then an error that [says so](Error::is_cancelled).
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn cancel(&self) -> Result<bool> {
+        Ok(self.core.cancel(Some(&self.group))? > 0)
     }
 
     /// Has the task ended? If so, waiting for it returns at once.

@@ -10,9 +10,12 @@
 //! | `pipe` | two ends for messages |
 //! | `pool`, `map`, `stream`, `handle` | what a caller sees |
 //! | `process`, `process_builder` | one process for one task |
+//! | `supervisor` | processes that are started again when they die |
 
 mod descriptor;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod map;
 pub mod pipe;
@@ -21,6 +24,7 @@ mod process;
 mod process_builder;
 mod start;
 mod stream;
+pub mod supervisor;
 mod task;
 mod value;
 mod worker;
@@ -32,4 +36,5 @@ pub use process::Process;
 pub use process_builder::{ProcessBuilder, Stdio};
 pub use start::init;
 pub use stream::Imap;
+pub use supervisor::Supervisor;
 pub use value::Value;

@@ -12,7 +12,7 @@ use super::stream::Imap;
 use super::value::Value;
 use super::{map, task};
 use crate::error::{Error, Result};
-use crate::pool::{Core, Errand, Task};
+use crate::pool::{Core, Errand, Limits, Task, Terms, WorkerStats, default_processes};
 use crate::sys::block_signals;
 use crate::sys::code::Captures;
 use crate::sys::socket::sealed;
@@ -66,11 +66,6 @@ pub struct Pool {
     name: String,
 }
 
-/// How many seats are offered by a pool that was not told.
-fn available() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
 /// Says what a [`Pool`] is to be like: see [`Pool::builder`].
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until it builds"]
@@ -78,11 +73,15 @@ pub struct Builder {
     processes: usize,
     initializer: Option<Result<Arc<Task>>>,
     life: Option<u64>,
+    tree: bool,
+    terms: Terms,
+    limits: Limits,
     name: String,
 }
 
 impl Builder {
-    /// So many workers; without this, as many as the system says can run at a time.
+    /// So many workers; without this, as many as can run at a time: the CPUs that this process may
+    /// run on, and no more than its control groups (a container's quota) give it time on.
     pub fn processes(self, processes: usize) -> Self {
         Self { processes, ..self }
     }
@@ -131,6 +130,63 @@ impl Builder {
         Self { life: (tasks > 0).then_some(tasks), ..self }
     }
 
+    /// What a task has started - programs, processes - ends with its worker, however that ends: killed,
+    /// with the pool, or because this process was killed. Not so by default.
+    ///
+    /// The worker leads a process group of its own; what has left it (`setsid`) is left alone.
+    pub fn kill_tree(self, tree: bool) -> Self {
+        Self { tree, ..self }
+    }
+
+    /// What is agreed upon for tasks: how long they may wait and run, and how often they are run again
+    /// when a worker dies of them. By default, for any time, and once.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// fn main() -> phalanx::Result<()> {
+    ///     phalanx::init();
+    ///     let terms = phalanx::Terms { timeout: Some(Duration::from_millis(50)), ..phalanx::Terms::ABRUPT };
+    ///     let pool = phalanx::Pool::builder().processes(1).terms(terms).build()?;
+    ///     let stuck = pool.submit(|()| loop { std::thread::park() }, ());
+    ///     let next = pool.submit(|n: u32| n + 1, 1);
+    ///     assert!(stuck.wait().map(|()| ()).unwrap_err().is_timeout());
+    ///     assert_eq!(next.wait()?, 2);
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// A task of [`Pool::map`] is a chunk of items, which has the time that one task has.
+    pub fn terms(self, terms: Terms) -> Self {
+        Self { terms, ..self }
+    }
+
+    /// What workers are held to: how much memory they may have, how long they stay, how often they may
+    /// die. By default, to nothing.
+    ///
+    /// ```
+    /// fn main() -> phalanx::Result<()> {
+    ///     phalanx::init();
+    ///     let limits = phalanx::Limits { hard_memory: Some(256 << 20), ..Default::default() };
+    ///     let pool = phalanx::Pool::builder().processes(1).limits(limits).build()?;
+    ///     let greedy = pool.submit(
+    ///         |()| {
+    ///             let memory = vec![1_u8; 1 << 30];
+    ///             loop {
+    ///                 std::hint::black_box(&memory);
+    ///                 std::thread::park();
+    ///             }
+    ///         },
+    ///         (),
+    ///     );
+    ///     assert!(greedy.wait().map(|()| ()).unwrap_err().is_over_memory());
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn limits(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
     /// The pool's name, for messages and threads.
     pub fn name(self, name: impl Into<String>) -> Self {
         Self { name: name.into(), ..self }
@@ -149,8 +205,9 @@ impl Builder {
             Err(error) => Err(Error::os("keep an initializer", error)),
         };
         let initializer = initializer.map(kept).transpose()?;
-        let core = Arc::new(Core::new(self.processes)?);
-        let staffing = Staffing { core: core.clone(), initializer, life: self.life };
+        let core = Arc::new(Core::new(self.processes, self.terms, self.limits)?);
+        let staffing =
+            Staffing { core: core.clone(), initializer, life: self.life, tree: self.tree };
         (0..self.processes).try_for_each(|seat| staffing.fill(seat))?;
         let thread = std::thread::Builder::new().name(self.name.clone());
         let thread = block_signals(|| thread.spawn(move || staffing.run()));
@@ -165,15 +222,17 @@ struct Staffing {
     /// Its bytes, and what keeps the descriptors in them good.
     initializer: Option<(OwnedFd, Arc<Task>)>,
     life: Option<u64>,
+    tree: bool,
 }
 
 impl Staffing {
     fn fill(&self, seat: usize) -> Result<()> {
-        let Some(seating) = self.core.prepare(seat)? else { return Ok(()) };
+        let Some(seating) = self.core.prepare(seat, self.tree)? else { return Ok(()) };
         let (memory, event) = self.core.descriptors();
         let mut fds = vec![memory, event, seating.lifeline.as_fd()];
         fds.extend(self.initializer.as_ref().map(|(fd, _)| fd.as_fd()));
-        let child = again(&Role::Worker { seat, life: self.life }, &fds)?;
+        let role = Role::Worker { seat, life: self.life, tree: self.tree };
+        let child = again(&role, &fds)?;
         self.core.seat(seating, Arc::new(child))
     }
 
@@ -183,7 +242,7 @@ impl Staffing {
             let Errand::Staff(seat) = errand else { continue };
             if let Err(error) = self.fill(seat) {
                 // If the pool has ended meanwhile, this changes nothing.
-                let _ = self.core.fail(error);
+                let _ = self.core.vacant(seat, error);
             }
         }
     }
@@ -216,7 +275,15 @@ impl Pool {
     /// ```
     pub fn builder() -> Builder {
         let name = "phalanx-pool".into();
-        Builder { processes: available(), initializer: None, life: None, name }
+        Builder {
+            processes: default_processes(),
+            initializer: None,
+            life: None,
+            tree: false,
+            terms: Terms::ABRUPT,
+            limits: Limits::default(),
+            name,
+        }
     }
 
     /// Calls `task` with each item and returns the results in the order of the items.
@@ -322,7 +389,42 @@ impl Pool {
         R: Value,
     {
         let () = Captures::<F>::NOTHING;
-        Handle::submit(&self.core, task, argument)
+        Handle::submit(&self.core, task, argument, None)
+    }
+
+    /// As [`submit`](Self::submit), on terms of this task's own: `pool.terms()`, changed.
+    pub fn submit_on<F, A, R>(&self, terms: Terms, task: F, argument: A) -> Handle<R>
+    where
+        F: Fn(A) -> R + Copy + Send + Sync + 'static,
+        A: Value,
+        R: Value,
+    {
+        let () = Captures::<F>::NOTHING;
+        Handle::submit(&self.core, task, argument, Some(terms))
+    }
+
+    /// The terms of tasks that have none of their own.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        self.core.terms()
+    }
+
+    /// [Cancels](Handle::cancel) all tasks that have not ended, and says how many.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn cancel_all(&self) -> Result<usize> {
+        self.core.cancel(None)
+    }
+
+    /// What each worker has done and is doing.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn stats(&self) -> Result<Vec<WorkerStats>> {
+        self.core.stats()
     }
 
     /// How many workers there are when all are at their place.
@@ -367,7 +469,7 @@ impl Pool {
     ///
     /// In a forked child.
     pub fn terminate(&self) -> Result<()> {
-        self.core.terminate(&format!("the pool `{}` was terminated", self.name))
+        self.core.terminate(&format!("the pool `{}` was terminated", self.name)).map(drop)
     }
 }
 

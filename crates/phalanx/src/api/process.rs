@@ -13,19 +13,21 @@ use std::fmt;
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read as _};
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::failure::watch_panics;
 use super::process_builder::ProcessBuilder;
+use super::start::Tie;
 use super::task;
 use super::value::Value;
 use super::worker::{read_from, run as run_task};
 use crate::channel::Tickets;
 use crate::error::{Error, Result, WorkerDied};
 use crate::pool::{Outcome, Parcel};
+use crate::process::supervisor::keep_to;
 use crate::process::{Child, Exit};
 
 const RETURNED: u8 = 1;
@@ -51,7 +53,7 @@ const PANICKED: i32 = 101;
 /// and it outlives its parent. (Workers of a [`Pool`](crate::Pool) do not.) It leaves no zombie: one
 /// that was dropped is reaped when the next is spawned.
 pub struct Process<R> {
-    pub(super) child: Option<Child>,
+    pub(super) child: Option<Arc<Child>>,
     /// Where its result is.
     pub(super) output: File,
     pub(super) task: &'static str,
@@ -64,7 +66,7 @@ pub struct Process<R> {
 }
 
 /// Processes that were dropped while they ran.
-static DROPPED: Mutex<Vec<(Child, Tickets)>> = Mutex::new(Vec::new());
+static DROPPED: Mutex<Vec<(Arc<Child>, Tickets)>> = Mutex::new(Vec::new());
 
 impl<R: Value> Process<R> {
     /// Starts a process that calls `task` with `argument`.
@@ -155,7 +157,7 @@ impl<R> Process<R> {
         self.stderr.take()
     }
 
-    fn child(&self) -> &Child {
+    pub(super) fn child(&self) -> &Arc<Child> {
         self.child.as_ref().expect("taken by drop only")
     }
 
@@ -206,16 +208,20 @@ pub(super) fn reap_dropped() {
     dropped().retain(|(child, _)| matches!(child.try_exit(), Ok(None)));
 }
 
-fn dropped() -> std::sync::MutexGuard<'static, Vec<(Child, Tickets)>> {
+fn dropped() -> std::sync::MutexGuard<'static, Vec<(Arc<Child>, Tickets)>> {
     DROPPED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The child's part. Returns the exit code.
-pub(super) fn run(fds: Vec<OwnedFd>) -> Result<i32> {
+pub(super) fn run(tie: Option<Tie>, fds: Vec<OwnedFd>) -> Result<i32> {
     let mut fds = fds.into_iter().map(File::from);
     let (Some(payload), Some(output)) = (fds.next(), fds.next()) else {
         return Err(Error::corrupt("a process's orders"));
     };
+    if let Some(Tie { tree }) = tie {
+        let lifeline = fds.next().ok_or_else(|| Error::corrupt("a child's orders"))?;
+        keep_to(lifeline.as_raw_fd(), tree)?;
+    }
     if let Some(mut ready) = fds.next() {
         // Nothing comes if the parent could not set us up, or has ended.
         let mut byte = [0];

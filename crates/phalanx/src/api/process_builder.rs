@@ -9,11 +9,13 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::process::{Process, reap_dropped};
-use super::start::{Role, again_in};
+use super::start::{Role, Tie, again_in};
 use super::task;
 use super::value::Value;
+use crate::channel::Tickets;
 use crate::error::{Error, Result};
 use crate::pool::Task;
 use crate::process::Child;
@@ -211,9 +213,22 @@ impl ProcessBuilder {
     {
         let () = Captures::<F>::NOTHING;
         self.check()?;
-        reap_dropped();
         let Task { payload, tickets, .. } = task::call(task, argument)?;
         let payload = sealed(&payload).map_err(|e| Error::os("keep an argument", e))?;
+        let mut process = self.run(payload.as_fd(), None, type_name::<F>())?;
+        process.tickets = tickets;
+        Ok(process)
+    }
+
+    /// Starts a process that runs what is in `payload`, and ends with the other end of a lifeline.
+    pub(super) fn run<R>(
+        self,
+        payload: BorrowedFd<'_>,
+        lifeline: Option<(BorrowedFd<'_>, Tie)>,
+        task: &'static str,
+    ) -> Result<Process<R>> {
+        self.check()?;
+        reap_dropped();
         let output = scratch().map_err(|e| Error::os("make room for a result", e))?;
         let directory = self.directory.as_ref().map(|path| path.as_os_str().as_bytes());
         let directory = directory.map(CString::new).transpose();
@@ -226,15 +241,18 @@ impl ProcessBuilder {
         let (their_out, stdout) = stdout.output().map_err(os)?;
         let (their_err, stderr) = stderr.output().map_err(os)?;
         let streams = [&their_in, &their_out, &their_err].map(|s| s.as_ref().map(AsFd::as_fd));
-        let surroundings = Surroundings { directory: directory.as_deref(), streams };
-        let start = |fds: &[BorrowedFd<'_>]| {
-            again_in(&Role::Process, fds, environment.into_iter(), &surroundings)
+        let surroundings = Surroundings { directory: directory.as_deref(), streams, held: false };
+        let role = Role::Process { tie: lifeline.map(|(_, tie)| tie) };
+        let start = |ready: Option<BorrowedFd<'_>>| {
+            let fds = [payload, output.as_fd()].into_iter();
+            let fds: Vec<_> = fds.chain(lifeline.map(|(fd, _)| fd)).chain(ready).collect();
+            again_in(&role, &fds, environment.into_iter(), &surroundings)
         };
         let child = if niceness.is_none() && cpus.is_none() && limits.is_empty() {
-            start(&[payload.as_fd(), output.as_fd()])?
+            start(None)?
         } else {
             let (ready, mut go) = pipe().map_err(|e| Error::os("make a pipe", e))?;
-            let child = start(&[payload.as_fd(), output.as_fd(), ready.as_fd()])?;
+            let child = start(Some(ready.as_fd()))?;
             if let Err(error) = confine(&child, niceness, cpus.as_deref(), &limits) {
                 // It has not begun, and must not.
                 child.signal(libc::SIGKILL)?;
@@ -245,8 +263,7 @@ impl ProcessBuilder {
             let _ = go.write_all(&[1]);
             child
         };
-        let task = type_name::<F>();
-        let (child, result) = (Some(child), PhantomData);
+        let (child, tickets, result) = (Some(Arc::new(child)), Tickets::default(), PhantomData);
         Ok(Process { child, output, task, tickets, stdin, stdout, stderr, result })
     }
 

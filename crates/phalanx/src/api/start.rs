@@ -30,10 +30,17 @@ static READY: AtomicBool = AtomicBool::new(false);
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Role {
     /// Serve in a pool. Descriptors: memory, event, lifeline, and the initializer if there is one.
-    Worker { seat: usize, life: Option<u64> },
-    /// Run one task. Descriptors: its payload, where its result goes, and, if it is to wait until
-    /// it has been set up, the pipe that says so.
-    Process,
+    Worker { seat: usize, life: Option<u64>, tree: bool },
+    /// Run one task. Descriptors: its payload, where its result goes, its lifeline if it has a tie,
+    /// and, if it is to wait until it has been set up, the pipe that says so.
+    Process { tie: Option<Tie> },
+}
+
+/// A child that ends with its supervisor.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Tie {
+    /// What it has started ends with it.
+    pub(crate) tree: bool,
 }
 
 /// Does nothing in your program; in a child, which is your program run again, it does the child's
@@ -55,8 +62,8 @@ pub fn init() {
     READY.store(true, Ordering::Release);
     if let Some(orders) = take_variable(VARIABLE) {
         let code = match read(&orders) {
-            Ok((Role::Worker { seat, life }, fds)) => worker::serve(seat, life, fds),
-            Ok((Role::Process, fds)) => process::run(fds),
+            Ok((Role::Worker { seat, life, tree }, fds)) => worker::serve(seat, life, tree, fds),
+            Ok((Role::Process { tie }, fds)) => process::run(tie, fds),
             Err(error) => Err(error),
         };
         let code = code.unwrap_or_else(|error| {
@@ -102,13 +109,23 @@ fn c_string(bytes: Vec<u8>) -> CString {
     CString::new(bytes).unwrap_or_default()
 }
 
-fn orders(role: &Role, fds: &[RawFd]) -> Result<String> {
+pub(super) fn orders(role: &Role, fds: &[RawFd]) -> Result<String> {
     let bytes = postcard::to_stdvec(&(build()?, fds, role));
     let bytes = bytes.map_err(|error| Error::codec("write a child's orders", error))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn read(orders: &str) -> Result<(Role, Vec<OwnedFd>)> {
+    let (theirs, fds, role) = told(orders)?;
+    if theirs != build()? {
+        return Err(Error::invalid(format!("{VARIABLE} was meant for another program")));
+    }
+    let fds = fds.into_iter().map(|fd| adopt(fd).map_err(|e| Error::os("take a descriptor", e)));
+    Ok((role, fds.collect::<Result<_>>()?))
+}
+
+/// What the orders say: for which program they are, the numbers of descriptors, and the role.
+pub(super) fn told(orders: &str) -> Result<(Build, Vec<RawFd>, Role)> {
     let doing = "read a child's orders";
     let digits = orders.as_bytes().chunks(2).map(|digits| {
         let text = std::str::from_utf8(digits).ok()?;
@@ -116,13 +133,7 @@ fn read(orders: &str) -> Result<(Role, Vec<OwnedFd>)> {
     });
     let bytes: Option<Vec<u8>> = digits.collect();
     let bytes = bytes.ok_or_else(|| Error::codec(doing, VARIABLE))?;
-    let (theirs, fds, role): (Build, Vec<RawFd>, Role) =
-        postcard::from_bytes(&bytes).map_err(|error| Error::codec(doing, error))?;
-    if theirs != build()? {
-        return Err(Error::invalid(format!("{VARIABLE} was meant for another program")));
-    }
-    let fds = fds.into_iter().map(|fd| adopt(fd).map_err(|e| Error::os("take a descriptor", e)));
-    Ok((role, fds.collect::<Result<_>>()?))
+    postcard::from_bytes(&bytes).map_err(|error| Error::codec(doing, error))
 }
 
 /// What tells one executable from another: its file system, its file and its size.

@@ -84,6 +84,7 @@ pub(crate) fn opened(outcome: Outcome, task: &'static str) -> Result<Vec<u8>> {
         Outcome::Failed(how) => Err(Failure::from_bytes(&how.into_stream()?).of_task(task)),
         Outcome::Lost(died) => Err(died.at(task).into()),
         Outcome::Broken(error) => Err(error),
+        Outcome::Ended(ended) => Err(ended.into()),
     }
 }
 

@@ -9,16 +9,16 @@ use super::failure::{Failure, caught, watch_panics};
 use super::task;
 use crate::channel::Scope;
 use crate::error::{Error, Result};
-use crate::pool::{Duty, Worker};
+use crate::pool::{Duty, End, Worker};
 use crate::sys::code::Reply;
 
 /// Serves in a seat until the pool says to leave. Returns the exit code.
-pub(super) fn serve(seat: usize, life: Option<u64>, fds: Vec<OwnedFd>) -> Result<i32> {
+pub(super) fn serve(seat: usize, life: Option<u64>, tree: bool, fds: Vec<OwnedFd>) -> Result<i32> {
     let mut fds = fds.into_iter();
     let mut next = || fds.next().ok_or_else(|| Error::corrupt("a worker's orders"));
     let (memory, event, lifeline) = (next()?, next()?, next()?);
     let mut worker =
-        Worker::sit(memory.as_raw_fd(), event.as_raw_fd(), lifeline.as_raw_fd(), seat)?;
+        Worker::sit(memory.as_raw_fd(), event.as_raw_fd(), lifeline.as_raw_fd(), seat, tree)?;
     drop((memory, event, lifeline));
     watch_panics(true);
     if let Some(initializer) = fds.next()
@@ -28,15 +28,15 @@ pub(super) fn serve(seat: usize, life: Option<u64>, fds: Vec<OwnedFd>) -> Result
         worker.unfit(&message, &trace);
         return Ok(1);
     }
-    worker.ready(life);
+    worker.ready(life, false);
     loop {
         match worker.duty()? {
             // A descriptor in a result is kept until the owner reads it.
             Duty::Run(_, _, arguments) => {
                 let payload = arguments.into_stream()?;
                 match Scope::Once.run(|| run(payload)).0 {
-                    Ok(result) => worker.finish(true, result, Vec::new()),
-                    Err(failure) => worker.finish(false, failure, Vec::new()),
+                    Ok(result) => worker.finish(End::Returned, result, Vec::new()),
+                    Err(failure) => worker.finish(End::Unlucky, failure, Vec::new()),
                 }
             }
             Duty::Idle => worker.sleep(None),

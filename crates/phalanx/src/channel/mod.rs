@@ -5,6 +5,8 @@ pub mod connection;
 mod duplex;
 #[cfg(test)]
 mod faults;
+#[cfg(test)]
+mod fuzz;
 mod pace;
 mod passing;
 mod queue;

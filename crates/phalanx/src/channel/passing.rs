@@ -374,3 +374,54 @@ mod tests {
         assert!(postcard::to_stdvec(&Passing(file.as_fd())).is_err());
     }
 }
+
+#[cfg(test)]
+mod fuzz {
+    use super::*;
+    use crate::fuzz::Fuzz;
+    use crate::sys::socket;
+
+    /// May another test, which runs at the same time, have a ticket with that number?
+    fn is_of_a_test(number: u64) -> bool {
+        number < 1 << 20
+    }
+
+    #[test]
+    fn a_ticket_of_ours_is_taken_or_refused() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let (bytes, tickets) =
+            Scope::Held(Vec::new()).run(|| postcard::to_stdvec(&Passing(file.as_fd())).unwrap());
+        Fuzz::new("ticket").cost(4).run(&[bytes], |bytes| {
+            let ticket: Result<Ticket, _> = postcard::from_bytes(bytes);
+            let Ok(ticket) = ticket else { return };
+            let ours = tickets.0.contains(&ticket.number);
+            // Others would be asked for, by whatever name is in it.
+            if ticket.process == ProcessId::own().bits() && (ours || !is_of_a_test(ticket.number)) {
+                assert_eq!(ticket.take().is_ok(), ours);
+            }
+        });
+    }
+
+    #[test]
+    fn a_guest_gets_what_it_came_for_or_nothing() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let ticket = issue(file.as_fd(), false).unwrap();
+        let tickets = Tickets(vec![ticket.number]);
+        let words = [ticket.process, ticket.number];
+        Fuzz::new("guest").cost(20).run(&[bytemuck::bytes_of(&words).to_vec()], |bytes| {
+            let meant = bytes.starts_with(bytemuck::bytes_of(&words));
+            let number = bytes.get(8..16).map_or(0, bytemuck::pod_read_unaligned);
+            if !meant && is_of_a_test(number) {
+                return;
+            }
+            let (guest, host) = socket::pair().unwrap();
+            // Something, as an empty message is the end of a guest.
+            let said = [bytes, &[0][..usize::from(bytes.is_empty())]].concat();
+            send(&guest, &said, &[file.as_fd()], false).unwrap();
+            receive(&host).unwrap();
+            let got = try_receive(&guest, &mut [0; 2]).unwrap();
+            assert_eq!((got.len, got.fds.len()), (1, usize::from(meant)));
+        });
+        drop(tickets);
+    }
+}

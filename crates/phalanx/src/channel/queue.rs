@@ -256,7 +256,7 @@ impl Queue {
     pub fn done(&self) -> bool {
         let (done, order) = (&self.stream.done, Ordering::AcqRel);
         let put = || count(self.stream.tail.step.load(Ordering::Acquire));
-        let more = |done: u64| (done < put()).then_some(done + 1);
+        let more = |done: u64| (done < put()).then(|| done + 1);
         let was = done.fetch_update(order, Ordering::Acquire, more);
         if was.is_ok_and(|was| was + 1 >= put()) {
             wake(done, &self.stream.for_done, u32::MAX);

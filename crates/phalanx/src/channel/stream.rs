@@ -251,6 +251,11 @@ impl Stream {
         Ok(())
     }
 
+    /// Can somebody have written a body of that length? What is read of it takes as much memory.
+    fn can_have(&self, len: usize) -> bool {
+        len <= SEGMENT || self.backed().is_ok_and(|backed| len as u64 <= backed)
+    }
+
     /// The byte that poppers have come to, as they publish it.
     fn popped_until(&self) -> Option<u64> {
         (0..1000).find_map(|_| {
@@ -399,7 +404,8 @@ impl<'a> Pusher<'a> {
         while tail.mapped.load(Ordering::Relaxed) < end {
             self.settle()?;
             let mapped = tail.mapped.load(Ordering::Relaxed);
-            if mapped - tail.settled.load(Ordering::Relaxed) >= places.len() as u64 {
+            let in_use = mapped.checked_sub(tail.settled.load(Ordering::Relaxed));
+            if in_use.ok_or_else(nonsense)? >= places.len() as u64 {
                 return Err(out_of_memory(io::ErrorKind::OutOfMemory));
             }
             let segment = self.take()?;
@@ -431,6 +437,10 @@ impl Batch<'_> {
         let room = room(body.len());
         let end = room.and_then(|room| self.at.checked_add(room));
         let end = end.ok_or_else(|| out_of_memory(io::ErrorKind::OutOfMemory))?;
+        // Frames are where there are segments: a place far behind these would take all memory.
+        if place(self.at) > self.stream.tail.mapped.load(Ordering::Relaxed) {
+            return Err(nonsense());
+        }
         pusher.map(place(end - 1) + 1)?;
         let mut head = [0; HEAD];
         head[..8].copy_from_slice(&(body.len() as u64).to_ne_bytes());
@@ -508,6 +518,10 @@ impl Frames<'_> {
         let mut head = [0; HEAD];
         let stream = self.stream;
         self.at = self.next;
+        // So a head lies in one segment.
+        if !self.at.is_multiple_of(HEAD as u64) {
+            return Err(nonsense());
+        }
         stream.parts(self.at, HEAD, |segment, at, range| {
             stream.copy_out(segment, at, &mut head[range]);
         })?;
@@ -515,9 +529,7 @@ impl Frames<'_> {
         let kind = u32::from_ne_bytes(head[8..12].try_into().expect("four bytes"));
         let len = usize::try_from(len).map_err(|_| nonsense())?;
         let next = room(len).and_then(|room| self.at.checked_add(room)).ok_or_else(nonsense)?;
-        if place(next - 1) >= stream.tail.mapped.load(Ordering::Acquire)
-            || !self.at.is_multiple_of(HEAD as u64)
-        {
+        if place(next - 1) >= stream.tail.mapped.load(Ordering::Acquire) || !stream.can_have(len) {
             return Err(nonsense());
         }
         (self.read, self.next) = (self.read + 1, next);

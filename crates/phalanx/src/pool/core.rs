@@ -2,22 +2,28 @@
 //!
 //! A death, line by line: see `ARCHITECTURE.md`, "Where each kind of death is handled".
 
+use std::io;
 use std::mem::take;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use tracing::debug;
+
+use super::control::Terms;
 use super::engine::{Engine, Token};
 use super::group::{Group, Until};
-use super::parcel::Store;
+use super::limits::Limits;
 use super::shared::Shared;
 use super::staff::{Desk, Staff};
 use super::state::{Phase, State};
+use super::store::Store;
 use super::task::Task;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, is_shortage};
 use crate::process::Child;
 use crate::shm::{Region, Sleeper};
-use crate::sys::{Event, ForkClosed, fork, lifeline};
+use crate::sys::child::resident;
+use crate::sys::{Event, ForkClosed, Report, fork, lifeline, monotonic, report};
 
 /// Something that a pool's user must do: it needs the user's language.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +41,32 @@ pub struct Seating {
     pub seat: usize,
     /// The worker's end of its lifeline.
     pub lifeline: OwnedFd,
-    owner: ForkClosed,
+    /// What the worker starts is to end with it.
+    pub tree: bool,
+    /// Where it may write what it is doing: the end of a pipe that is not waited at.
+    pub report: OwnedFd,
+    owner: (ForkClosed, Report),
+}
+
+/// What a worker has done and is doing.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerStats {
+    /// Its process; `None` if it is gone and the next is not there yet.
+    pub pid: Option<u32>,
+    /// How many processes have been started in its place, it included.
+    pub started: u64,
+    /// Tasks of this process that returned.
+    pub returned: u64,
+    /// Tasks of this process that failed.
+    pub failed: u64,
+    /// How long those took.
+    pub busy: Duration,
+    /// How long it has been at a task.
+    pub running: Option<Duration>,
+    /// Tasks that wait in it.
+    pub waiting: usize,
+    /// Bytes of memory that it has in use (the resident set), if that can be learned.
+    pub memory: Option<u64>,
 }
 
 /// A pool of workers. Dropping it kills them.
@@ -43,12 +74,13 @@ pub struct Seating {
 pub struct Core(Arc<Shared>);
 
 impl Core {
-    /// A pool with `workers` seats, all empty: each wants a [`Seating`].
+    /// A pool with `workers` seats, all empty: each wants a [`Seating`]. Tasks that have no terms of
+    /// their own have these, and all workers the limits.
     ///
     /// # Errors
     ///
     /// If `workers` is 0 or too many, or memory or descriptors are short.
-    pub fn new(workers: usize) -> Result<Self> {
+    pub fn new(workers: usize, terms: Terms, limits: Limits) -> Result<Self> {
         if workers == 0 {
             return Err(Error::invalid("a pool needs at least one worker"));
         }
@@ -64,8 +96,9 @@ impl Core {
             region,
             control,
             store,
+            terms,
             event,
-            state: Mutex::new(State::new(desks)),
+            state: Mutex::new(State::new(desks, limits)),
             changed: Condvar::new(),
             pool: engine.admit(weak.clone()),
             engine,
@@ -92,12 +125,12 @@ impl Core {
     }
 
     /// Begins to seat a worker: prepare, start a process with it, then [`seat`](Self::seat).
-    /// `None`: the pool has ended, or is about to.
+    /// `None`: the pool has ended, or is about to. With `tree`, what the worker starts ends with it.
     ///
     /// # Errors
     ///
     /// If the seat is taken, or descriptors are short.
-    pub fn prepare(&self, seat: usize) -> Result<Option<Seating>> {
+    pub fn prepare(&self, seat: usize, tree: bool) -> Result<Option<Seating>> {
         let mut state = self.0.lock()?;
         let desk = state.desks.get_mut(seat).ok_or_else(|| Error::invalid("no such seat"))?;
         if desk.staff.is_some() {
@@ -108,8 +141,10 @@ impl Core {
             return Ok(None);
         }
         state.lend(seat, &self.0.region);
-        let (owner, lifeline) = lifeline().map_err(|e| Error::os("make a lifeline", e))?;
-        Ok(Some(Seating { seat, lifeline, owner }))
+        let pipes = lifeline().and_then(|lifeline| Ok((lifeline, report()?)));
+        let ((owner, lifeline), (reader, report)) =
+            pipes.map_err(|e| Error::os("make a worker's pipes", e))?;
+        Ok(Some(Seating { seat, lifeline, tree, report, owner: (owner, reader) }))
     }
 
     /// A process has been started in a seat.
@@ -118,30 +153,45 @@ impl Core {
     ///
     /// If it cannot be watched; it is killed then.
     pub fn seat(&self, seating: Seating, child: Arc<Child>) -> Result<()> {
+        let (owner, report) = seating.owner;
+        let tied = if seating.tree { child.take_tree_along(&owner) } else { Ok(()) };
         let mut state = self.0.lock()?;
         state.incarnations = Token::after(state.incarnations);
         let incarnation = state.incarnations;
-        let staff = Staff::new(child.clone(), seating.owner, incarnation);
+        let staff = Staff::new(child.clone(), owner, report, incarnation);
         state.desks[seating.seat].staff = Some(staff);
+        state.vacancies.filled();
+        state.hired[seating.seat] += 1;
         let token = Token::end(self.0.pool, seating.seat, incarnation);
-        let watched = self.0.engine.watch(child.as_fd(), token);
+        let watched = tied.and_then(|()| self.0.engine.watch(child.as_fd(), token));
         if watched.is_err() {
             state.desks[seating.seat].staff = None;
             let _ = child.signal(libc::SIGKILL);
         }
         // It may have said that it is ready.
         state.read(seating.seat);
+        let driven = state.driven;
         self.0.unlock(state);
+        if driven {
+            self.0.nudge(); // that may have been its end
+        }
+        debug!(pid = child.pid(), seat = seating.seat, "a worker was started");
         watched
     }
 
-    /// Submits a task, whose outcome will arrive in `group` under `index`.
+    /// Submits a task, whose outcome will arrive in `group` under `index`; tells its id.
     ///
     /// # Errors
     ///
     /// If the pool is closed, or broken.
-    pub fn submit(&self, group: &Arc<Group>, index: u64, task: Task) -> Result<()> {
+    pub fn submit(&self, group: &Arc<Group>, index: u64, task: Task) -> Result<u64> {
         self.submit_as(false, group, index, task)
+    }
+
+    /// The terms of tasks that have none of their own.
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        self.0.terms
     }
 
     /// Where large arguments go.
@@ -150,14 +200,19 @@ impl Core {
         &self.0.store
     }
 
-    fn submit_as(&self, held: bool, group: &Arc<Group>, index: u64, mut task: Task) -> Result<()> {
+    fn submit_as(&self, held: bool, group: &Arc<Group>, index: u64, mut task: Task) -> Result<u64> {
         let (payload, buffers) = (take(&mut task.payload), take(&mut task.buffers));
         let packed = self.0.store.pack(payload, buffers);
+        task.terms.get_or_insert(self.0.terms);
         let mut state = self.0.lock()?;
         state.check_open(held)?;
-        state.submit(group, index, task, packed);
+        let id = state.submit(group, index, task, packed);
+        let look = state.driven && state.wants_look();
         self.0.unlock(state);
-        Ok(())
+        if look {
+            self.0.nudge();
+        }
+        Ok(id)
     }
 
     /// Announces that tasks will be submitted bit by bit: see [`Hold`].
@@ -200,6 +255,128 @@ impl Core {
         self.0.wait(group, what, deadline)
     }
 
+    /// Ends the tasks of a group, or of all: those that have not begun vanish, the others are ended as
+    /// their terms say. Says how many had not ended.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn cancel(&self, group: Option<&Arc<Group>>) -> Result<usize> {
+        let mut state = self.0.lock()?;
+        let count = state.cancel(group);
+        let driven = state.driven;
+        self.0.unlock(state);
+        if driven {
+            self.0.nudge();
+        }
+        Ok(count)
+    }
+
+    /// Takes a task back, by its id: it is never run, and no outcome of it arrives. False: a worker
+    /// has begun it, or it has ended.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn take_back(&self, task: u64) -> Result<bool> {
+        let mut state = self.0.lock()?;
+        let taken = state.take_back(task);
+        self.0.unlock(state);
+        Ok(taken)
+    }
+
+    /// Does a worker run the task of this id?
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn has_begun(&self, task: u64) -> Result<bool> {
+        Ok(self.0.lock()?.has_begun(task))
+    }
+
+    /// The number of tasks that have not ended.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn outstanding(&self) -> Result<usize> {
+        Ok(self.0.lock()?.scheduler.outstanding())
+    }
+
+    /// Says that nothing will arrive in a group any more, and wakes who waits for it.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn end(&self, group: &Group) -> Result<()> {
+        // Under the lock: a driver has looked at the group and armed the bell, or will look.
+        let state = self.0.lock()?;
+        group.expect(0);
+        self.0.nudge();
+        self.0.unlock(state);
+        Ok(())
+    }
+
+    /// What each worker has done and is doing, by its own account; one for each seat.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn stats(&self) -> Result<Vec<WorkerStats>> {
+        let state = self.0.lock()?;
+        let now = monotonic();
+        let each = state.desks.iter().zip(&state.hired).map(|(desk, hired)| {
+            let (account, pid) = (desk.account(), desk.staff.as_ref().map(|it| it.child.pid()));
+            WorkerStats {
+                pid,
+                started: *hired,
+                returned: account.returned,
+                failed: account.failed,
+                busy: account.busy,
+                running: account.running.map(|(_, since)| now.saturating_sub(since)),
+                waiting: desk.sent().saturating_sub(account.running.iter().count()),
+                memory: pid.and_then(resident),
+            }
+        });
+        Ok(each.collect())
+    }
+
+    /// What each worker is doing, if it can say so in time: its process and its stack, as text.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn stacks(&self, within: Duration) -> Result<Vec<(u32, String)>> {
+        const QUIET: Duration = Duration::from_millis(10);
+        let deadline = Instant::now() + within;
+        let mut stacks: Vec<(u32, String, Instant)> = Vec::new();
+        for staff in self.0.lock()?.desks.iter().filter_map(|desk| desk.staff.as_ref()) {
+            drop(staff.stack()); // of earlier times
+            if staff.child.signal(libc::SIGURG).is_ok() {
+                stacks.push((staff.child.pid(), String::new(), Instant::now()));
+            }
+        }
+        loop {
+            let now = Instant::now();
+            let over =
+                |(_, text, at): &(u32, String, Instant)| !text.is_empty() && now > *at + QUIET;
+            if stacks.iter().all(over) || now > deadline {
+                return Ok(stacks.into_iter().map(|(pid, text, _)| (pid, text)).collect());
+            }
+            std::thread::sleep(QUIET / 10);
+            for staff in self.0.lock()?.desks.iter().filter_map(|desk| desk.staff.as_ref()) {
+                let of = |(pid, ..): &&mut (u32, String, Instant)| *pid == staff.child.pid();
+                if let Some((_, text, at)) = stacks.iter_mut().find(of) {
+                    let more = staff.stack();
+                    if !more.is_empty() {
+                        text.push_str(&more);
+                        *at = Instant::now();
+                    }
+                }
+            }
+        }
+    }
+
     /// Accepts no more tasks. The workers leave when the last has ended.
     ///
     /// # Errors
@@ -214,20 +391,21 @@ impl Core {
         Ok(())
     }
 
-    /// Ends the pool: tasks that have not ended are told `why`, workers get SIGTERM.
+    /// Ends the pool: tasks that have not ended are told `why`, workers get SIGTERM. Says how many
+    /// tasks there were.
     ///
     /// # Errors
     ///
     /// In a forked child.
-    pub fn terminate(&self, why: &str) -> Result<()> {
+    pub fn terminate(&self, why: &str) -> Result<usize> {
         let mut state = self.0.lock()?;
-        state.fail(Error::closed(why));
+        let dropped = state.fail(Error::closed(why));
         // Leaving or broken before: those who have not left yet are not waited for.
         let staff = state.desks.iter().filter_map(|desk| desk.staff.as_ref());
         staff.for_each(|staff| drop(staff.child.signal(libc::SIGTERM)));
         self.0.unlock(state);
         self.0.nudge();
-        Ok(())
+        Ok(dropped)
     }
 
     /// Ends the pool because it cannot go on: all that has not ended is told why.
@@ -241,6 +419,30 @@ impl Core {
         self.0.unlock(state);
         self.0.nudge();
         Ok(())
+    }
+
+    /// As [`refused`](Self::refused).
+    pub(crate) fn vacant(&self, seat: usize, why: Error) -> Result<()> {
+        let mut state = self.0.lock()?;
+        state.vacant(seat, why);
+        self.0.unlock(state);
+        self.0.nudge();
+        Ok(())
+    }
+
+    /// No process could be started in a seat that was an errand, says another language: `errno` is the
+    /// system's error, if it was one. The seat becomes an errand again, a moment later. If something is
+    /// short, the pool goes on with the workers that it has, and lets tasks down only while it has none
+    /// at all; anything else ends the pool after some attempts.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn refused(&self, seat: usize, why: &str, errno: Option<i32>) -> Result<()> {
+        let system = errno.map(io::Error::from_raw_os_error).filter(is_shortage);
+        let system = system.map(|error| Error::os("start a worker", error));
+        let other = || Error::closed(format!("no worker can be started: {why}"));
+        self.vacant(seat, system.unwrap_or_else(other))
     }
 
     /// Kills the workers that are still there.
@@ -281,7 +483,15 @@ impl Core {
             if state.is_ended() {
                 return Ok(None);
             }
-            state = self.0.sleep(state, deadline)?;
+            if let Some(seat) = state.vacancies.due(Instant::now()) {
+                return Ok(Some(Errand::Staff(seat)));
+            }
+            let next = state.vacancies.next();
+            let until = deadline.into_iter().chain(next).min();
+            state = match self.0.sleep(state, until) {
+                Err(error) if error.is_timeout() && until == next => self.0.lock()?,
+                woken => woken?,
+            };
         }
     }
 
@@ -301,6 +511,13 @@ impl Core {
             }
         }
         Ok(true)
+    }
+
+    /// Nothing is under way, and all that was used is free again.
+    #[cfg(test)]
+    pub(super) fn assert_at_rest(&self) {
+        self.0.lock().unwrap().assert_at_rest();
+        assert!(self.0.store.is_whole(), "a slot is taken still");
     }
 
     /// Why the pool broke, if it did.
@@ -328,7 +545,7 @@ impl Hold {
     ///
     /// If the pool has ended.
     pub fn submit(&self, group: &Arc<Group>, index: u64, task: Task) -> Result<()> {
-        self.0.submit_as(true, group, index, task)
+        self.0.submit_as(true, group, index, task).map(drop)
     }
 
     /// The pool.

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use super::shared::Shared;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_call};
 use crate::sys::{Event, Poller, block_signals, fork};
 
 /// What a descriptor in the poller stands for: 24 bits pool, 20 bits seat, 20 bits incarnation.
@@ -104,7 +104,8 @@ impl Engine {
             move || inner.run()
         };
         let thread = std::thread::Builder::new().name("phalanx".into());
-        let thread = block_signals(|| thread.spawn(run)).map_err(|e| Error::os(doing, e))?;
+        let thread = block_signals(|| thread.spawn(run));
+        let thread = thread.map_err(|e| Error::os(doing, in_call("clone3(2)", e)))?;
         Ok(Self { inner, thread: Some(thread), generation })
     }
 

@@ -35,6 +35,8 @@ struct Inner {
     waker: Option<Waker>,
     /// Somebody wants to be told when all is done.
     announce: Option<u64>,
+    /// Nobody wants the outcomes any more.
+    abandoned: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +123,15 @@ impl Group {
         }
         inner.announce = Some(token);
         true
+    }
+
+    /// Says that nobody wants the outcomes any more; tasks are run all the same.
+    pub fn abandon(&self) {
+        self.lock().abandoned = true;
+    }
+
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.lock().abandoned
     }
 
     /// Wakes this waker when the next outcome arrives; false if one is there already.

@@ -5,21 +5,34 @@
 //! started, is the business of whoever uses them.
 
 mod chunk;
+mod control;
 mod core;
 mod engine;
+#[cfg(test)]
+mod faults;
+#[cfg(test)]
+mod fuzz;
 mod group;
+mod limits;
 mod parcel;
 mod scheduler;
 mod shared;
+mod size;
 mod spin;
 mod staff;
 mod state;
+mod store;
 mod task;
+mod vacancies;
 mod worker;
 
-pub use self::core::{Core, Errand, Hold, Seating};
+pub use self::core::{Core, Errand, Hold, Seating, WorkerStats};
 pub use chunk::{Chunks, Window};
+pub use control::Terms;
 pub use group::{Group, Next, Until};
-pub use parcel::{Buffer, LARGE, Parcel, Piece, Room, Seen, Store};
+pub use limits::Limits;
+pub use parcel::{Parcel, Piece, Seen};
+pub use size::default_processes;
+pub use store::{Again, Buffer, Kept, LARGE, Loan, Room, Store};
 pub use task::{Code, Outcome, Task};
-pub use worker::{Duty, Worker};
+pub use worker::{Duty, Ear, End, Worker, trace_signal};

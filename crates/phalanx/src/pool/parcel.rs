@@ -18,111 +18,17 @@
 use std::io;
 use std::sync::Arc;
 
+use super::store::{Buffer, Kind};
 use crate::error::{Error, Result};
-use crate::shm::{Seat, Slab, Slot, Span, View};
+use crate::shm::{Seat, Slot, Span, View};
 use crate::sys::fork;
 
-/// Pieces of at least so many bytes go into slots.
-pub const LARGE: usize = 64 << 10;
 /// Pieces of fewer bytes are copied out of their slots, of more seen where they are.
 const SEEN: usize = 256 << 10;
 /// In place of a place: the piece is in the message.
 const INSIDE: u64 = u64::MAX;
 /// More pieces than this are in no message.
 const MOST: usize = 1 << 24;
-
-/// A piece of a message that is to be sent: bytes, or a slot that was filled.
-#[derive(Clone, Debug)]
-pub struct Buffer(Kind);
-
-impl Buffer {
-    pub(crate) fn len(&self) -> usize {
-        match &self.0 {
-            Kind::Slot(slot) => slot.len(),
-            Kind::Bytes(bytes) => bytes.len(),
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Kind {
-    Slot(Arc<Slot>),
-    Bytes(Vec<u8>),
-}
-
-/// Room for a buffer, to be filled.
-#[derive(Debug)]
-pub struct Room(Kind);
-
-impl Room {
-    /// Where its bytes go: as many as were asked for.
-    #[must_use]
-    pub fn start(&mut self) -> *mut u8 {
-        match &mut self.0 {
-            Kind::Slot(slot) => slot.start().as_ptr(),
-            Kind::Bytes(bytes) => bytes.as_mut_ptr(),
-        }
-    }
-
-    /// It has been filled.
-    #[must_use]
-    pub fn done(self) -> Buffer {
-        Buffer(self.0)
-    }
-}
-
-/// Where a process puts the large pieces of what it sends.
-#[derive(Clone, Debug)]
-pub struct Store(Option<Arc<Slab>>);
-
-impl Store {
-    pub(crate) fn new(span: Option<Span>) -> Self {
-        Self(span.map(|span| Arc::new(Slab::new(span))))
-    }
-
-    /// Room for a buffer of `len` bytes: in a slot, if it is large enough.
-    ///
-    /// # Errors
-    ///
-    /// If there is no memory for it.
-    pub fn room(&self, len: usize) -> Result<Room> {
-        if let Some(slab) = self.0.as_ref().filter(|_| len >= LARGE)
-            && let Ok(slot) = slab.take(len)
-        {
-            return Ok(Room(Kind::Slot(Arc::new(slot))));
-        }
-        // No span, too many views, or no memory: then there may be none here, either.
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(len).map_err(|_| {
-            let error = io::Error::from(io::ErrorKind::OutOfMemory);
-            Error::os("make room for a large argument or result", error)
-        })?;
-        bytes.resize(len, 0);
-        Ok(Room(Kind::Bytes(bytes)))
-    }
-
-    /// A stream and its buffers as what goes through the ring, with its slots.
-    pub(crate) fn pack(&self, stream: Vec<u8>, buffers: Vec<Buffer>) -> Packed {
-        let slot = self.0.as_ref().filter(|_| stream.len() >= LARGE);
-        let slot = slot.and_then(|slab| slab.take(stream.len()).ok());
-        if slot.is_none() && buffers.is_empty() {
-            return Packed { bytes: stream, slots: None };
-        }
-        let first = match slot {
-            Some(slot) => {
-                slot.fill(&stream);
-                Buffer(Kind::Slot(Arc::new(slot)))
-            }
-            None => Buffer(Kind::Bytes(stream)),
-        };
-        Packed::new(std::iter::once(first).chain(buffers).collect())
-    }
-
-    /// Gives memory back that nobody uses. True: there is something to come back for.
-    pub(crate) fn trim(&self) -> bool {
-        self.0.as_ref().is_some_and(|slab| slab.trim())
-    }
-}
 
 /// A message, ready for the ring.
 #[derive(Debug, Default)]
@@ -133,7 +39,13 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    fn new(pieces: Vec<Buffer>) -> Self {
+    /// A message in one piece.
+    pub(super) fn plain(bytes: Vec<u8>) -> Self {
+        Self { bytes, slots: None }
+    }
+
+    /// A message in pieces, the stream first.
+    pub(super) fn new(pieces: Vec<Buffer>) -> Self {
         let inside = pieces.iter().map(|piece| match &piece.0 {
             Kind::Slot(_) => 0,
             Kind::Bytes(bytes) => bytes.len(),
@@ -259,7 +171,8 @@ enum Inner {
 struct Pieces {
     bytes: Vec<u8>,
     table: Vec<(u64, usize, usize)>,
-    span: Span,
+    /// The sender's; without one, all pieces are in the message.
+    span: Option<Span>,
     /// Pieces are copied, whatever their size.
     copied: bool,
     /// In a forked child, what it would tell is told by its parent.
@@ -285,7 +198,7 @@ impl Parcel {
     /// # Errors
     ///
     /// If the sender wrote nonsense.
-    pub(crate) fn in_pieces(bytes: Vec<u8>, span: Span, ties: Ties) -> Result<Self> {
+    pub(crate) fn in_pieces(bytes: Vec<u8>, span: Option<Span>, ties: Ties) -> Result<Self> {
         let copied = matches!(ties, Ties::Cut);
         let generation = fork::generation();
         let ties = Some(ties);
@@ -328,7 +241,7 @@ impl Parcel {
         let (place, len, at) = pieces.table[0];
         match place {
             INSIDE => Ok(pieces.bytes[at..at + len].to_vec()),
-            _ => pieces.span.read(place, len as u64).map_err(unreadable),
+            _ => pieces.span()?.read(place, len as u64).map_err(unreadable),
         }
     }
 }
@@ -338,19 +251,26 @@ fn unreadable(error: io::Error) -> Error {
 }
 
 impl Pieces {
+    fn span(&self) -> Result<&Span> {
+        self.span.as_ref().ok_or_else(|| Error::corrupt("a message in pieces"))
+    }
+
     fn open(this: &Arc<Self>, index: usize) -> Result<Piece> {
         let (place, len, at) = this.table[index];
-        let copied = || this.span.read(place, len as u64).map(Piece::Copied);
+        if place == INSIDE {
+            return Ok(Piece::Copied(this.bytes[at..at + len].to_vec()));
+        }
+        let span = this.span()?;
+        let copied = || span.read(place, len as u64).map(Piece::Copied);
         let seen = || {
-            let view = this.span.view(place, len as u64, Box::new(this.clone()))?;
+            let view = span.view(place, len as u64, Box::new(this.clone()))?;
             Ok::<_, io::Error>(Piece::Seen(Seen(view)))
         };
-        match place {
-            INSIDE => Ok(Piece::Copied(this.bytes[at..at + len].to_vec())),
-            _ if this.copied || len < SEEN => copied().map_err(unreadable),
-            // Out of descriptors, or of mappings (vm.max_map_count).
-            _ => seen().or_else(|_| copied()).map_err(unreadable),
+        if this.copied || len < SEEN {
+            return copied().map_err(unreadable);
         }
+        // Out of descriptors, or of mappings (vm.max_map_count).
+        seen().or_else(|_| copied()).map_err(unreadable)
     }
 }
 
@@ -416,12 +336,8 @@ mod tests {
 
     #[test]
     fn a_message_without_slots_is_the_same_message() {
-        let store = Store(None);
-        let mut room = store.room(5).unwrap();
-        if let Kind::Bytes(bytes) = &mut room.0 {
-            bytes.copy_from_slice(b"large");
-        }
-        let packed = store.pack(b"stream".to_vec(), vec![room.done()]).inside();
+        let bytes = |bytes: &[u8]| Buffer(Kind::Bytes(bytes.to_vec()));
+        let packed = Packed::new(vec![bytes(b"stream"), bytes(b"large")]).inside();
         let table = Table::read(&packed.bytes).unwrap().pieces;
         let piece = |index: usize| {
             let (place, len, at) = table[index];

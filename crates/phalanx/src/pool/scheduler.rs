@@ -8,9 +8,11 @@
 //!   [`HORIZON`] of work by the measured pace, so many small tasks and one long one.
 //! - When the backlog is empty and a worker has nothing to do, tasks that lie behind others in
 //!   another worker's queue are *revoked* and given to it. So a long task delays nobody.
+//! - A task that is withdrawn from the backlog stays there as a *ghost* until it comes to the front, so
+//!   that this costs the same wherever it is. A ghost is never at the front.
 //! - When a worker dies, what it had not begun goes back to the front of the backlog.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Names a task for as long as it is known here.
@@ -65,6 +67,7 @@ impl Worker {
 #[derive(Debug, Default)]
 pub(crate) struct Scheduler {
     backlog: VecDeque<TaskId>,
+    ghosts: HashSet<TaskId>,
     workers: Vec<Worker>,
     /// Workers with an empty queue; the last one was busy last, its caches are warm.
     idle: Vec<usize>,
@@ -123,6 +126,11 @@ impl Scheduler {
         self.rest(worker, now);
     }
 
+    /// A worker is to leave: it is sent nothing more.
+    pub(crate) fn retired(&mut self, worker: usize) {
+        self.workers[worker].here = false;
+    }
+
     /// A worker has finished a task that it was sent.
     pub(crate) fn finished(&mut self, worker: usize, task: TaskId, took: Duration, now: Instant) {
         if !self.remove(worker, task) {
@@ -142,6 +150,39 @@ impl Scheduler {
             self.backlog.push_front(task);
             self.deal();
             self.help(now);
+        }
+    }
+
+    /// Takes a task out of the backlog, in which it is.
+    pub(crate) fn withdraw(&mut self, task: TaskId) {
+        self.outstanding -= 1;
+        self.ghosts.insert(task);
+        self.lay_ghosts();
+    }
+
+    fn lay_ghosts(&mut self) {
+        while !self.ghosts.is_empty()
+            && self.backlog.front().is_some_and(|task| self.ghosts.remove(task))
+        {
+            self.backlog.pop_front();
+        }
+    }
+
+    /// Those of the tasks that workers have been sent, with their workers.
+    pub(crate) fn queued(&self, tasks: &HashSet<TaskId>) -> Vec<(usize, TaskId)> {
+        let queues = self.workers.iter().enumerate();
+        let each = queues.flat_map(|(worker, it)| it.queue.iter().map(move |&task| (worker, task)));
+        each.filter(|(_, task)| tasks.contains(task)).collect()
+    }
+
+    /// A task has been taken back from a worker, and is not to be run.
+    pub(crate) fn dropped(&mut self, worker: usize, task: TaskId, now: Instant) {
+        if self.remove(worker, task) {
+            self.outstanding -= 1;
+            if let Some(life) = &mut self.workers[worker].life {
+                *life += 1;
+            }
+            self.rest(worker, now);
         }
     }
 
@@ -179,6 +220,7 @@ impl Scheduler {
         }
         (self.outstanding, self.behind, self.alarm) = (0, 0, None);
         self.commands.clear();
+        self.ghosts.clear();
         tasks
     }
 
@@ -216,6 +258,7 @@ impl Scheduler {
         while !self.backlog.is_empty() {
             let Some(worker) = self.taker() else { return };
             let task = self.backlog.pop_front().expect("looked above");
+            self.lay_ghosts();
             let it = &mut self.workers[worker];
             it.life = it.life.map(|life| life - 1);
             self.behind += usize::from(!it.queue.is_empty());

@@ -20,11 +20,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
+use tracing::{debug, error, warn};
+
+use super::control::Terms;
 use super::engine::Engine;
 use super::group::{Group, Until};
-use super::parcel::Store;
 use super::staff::Staff;
-use super::state::State;
+use super::state::{Phase, State};
+use super::store::Store;
 use crate::error::{Error, Result};
 use crate::shm::{Control, Region, Sleeper};
 use crate::sys::futex::Woken;
@@ -48,6 +51,8 @@ pub(crate) struct Shared {
     pub(super) changed: Condvar,
     /// Where large arguments go.
     pub(super) store: Store,
+    /// Of tasks that have none of their own.
+    pub(super) terms: Terms,
     pub(super) engine: Arc<Engine>,
     pub(super) pool: u32,
 }
@@ -189,16 +194,38 @@ impl Shared {
 
     /// The engine thread has seen the end of a process.
     pub(crate) fn saw_end(&self, worker: usize, incarnation: u32) {
+        let child = {
+            let Ok(state) = self.lock() else { return };
+            let staff = state.desks[worker].staff.as_ref();
+            let Some(staff) = staff.filter(|it| it.incarnation == incarnation) else { return };
+            staff.child.clone()
+        };
+        self.engine.unwatch(child.as_fd());
+        // That may take a while, so nobody else is to wait for it.
+        let exit = child.wait_until(Some(Instant::now() + STATUS_LAG)).ok().flatten();
         let Ok(mut state) = self.lock() else { return };
         let current = |staff: &mut Staff| staff.incarnation == incarnation;
         let Some(staff) = state.desks[worker].staff.take_if(current) else { return };
-        self.engine.unwatch(staff.child.as_fd());
-        let exit = staff.child.wait_until(Some(Instant::now() + STATUS_LAG)).ok().flatten();
-        state.ended(worker, &staff, exit);
+        let was_broken = matches!(state.phase, Phase::Broken(_));
+        let as_agreed = state.ended(worker, &staff, exit);
+        let broken = match &state.phase {
+            Phase::Broken(why) if !was_broken => Some(why.clone()),
+            _ => None,
+        };
         let driven = state.driven;
         self.unlock(state);
         if driven {
             self.nudge();
+        }
+        // Who listens may do anything, so no lock is held.
+        let (pid, exit) = (staff.child.pid(), exit.map(tracing::field::display));
+        if as_agreed || was_broken {
+            debug!(pid, exit, "a worker has left");
+        } else {
+            warn!(pid, exit, "a worker has died");
+        }
+        if let Some(why) = broken {
+            error!(%why, "a pool has ended before its time");
         }
     }
 
@@ -252,8 +279,7 @@ impl Shared {
             if !self.arm(&mut state, Sleeper::OnWord) {
                 continue;
             }
-            let alarm = state.scheduler.alarm();
-            let next = [alarm, deadline, state.linger()].into_iter().flatten().min();
+            let next = [state.urgent(), deadline, state.linger()].into_iter().flatten().min();
             self.unlock(state);
             let woken = self.control.doorbell().sleep(next);
             state = match self.lock() {

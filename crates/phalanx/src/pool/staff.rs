@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::parcel::{Lent, Parcel, Ties};
 use super::task::{Code, MORE, PIECES, to_worker};
-use crate::error::{Error, Result};
+use crate::error::{Result, Why};
 use crate::process::Child;
-use crate::shm::{Consumer, Head, Order, Producer, Seat, SeatInbox, SeatOutbox, Slot, Span};
-use crate::sys::ForkClosed;
+use crate::shm::{
+    Account, Consumer, Head, Order, Producer, Seat, SeatInbox, SeatOutbox, Slot, Span,
+};
+use crate::sys::{ForkClosed, Report};
 
 /// A process in a seat.
 #[derive(Debug)]
@@ -17,15 +19,39 @@ pub(crate) struct Staff {
     pub(crate) child: Arc<Child>,
     /// Its end kills the worker.
     _lifeline: ForkClosed,
-    /// It has said that it is ready.
-    pub(crate) ready: bool,
+    /// Where it writes what it is doing, when it is told to.
+    report: Report,
+    /// When it has said that it is ready.
+    pub(crate) since: Option<Instant>,
+    /// It has been told to leave after its task.
+    pub(crate) retired: bool,
+    /// When its pages were counted, and how large it was, if that was no more than it may have.
+    pub(crate) counted: Option<(Instant, u64)>,
+    /// It has said that it answers the signal that wants a trace.
+    pub(crate) traces: bool,
     /// Which process in this seat it is: a late event of an earlier one is known by it.
     pub(crate) incarnation: u32,
 }
 
 impl Staff {
-    pub(crate) fn new(child: Arc<Child>, lifeline: ForkClosed, incarnation: u32) -> Self {
-        Self { child, _lifeline: lifeline, ready: false, incarnation }
+    pub(crate) fn new(
+        child: Arc<Child>,
+        lifeline: ForkClosed,
+        report: Report,
+        incarnation: u32,
+    ) -> Self {
+        let (since, retired, counted, traces) = Default::default();
+        Self { child, _lifeline: lifeline, report, since, retired, counted, traces, incarnation }
+    }
+
+    /// It is to leave after its task. False: it was before, or is not ready.
+    pub(crate) fn retire(&mut self) -> bool {
+        self.since.is_some() && !std::mem::replace(&mut self.retired, true)
+    }
+
+    /// What it has written since this was asked last.
+    pub(crate) fn stack(&self) -> String {
+        String::from_utf8_lossy(&self.report.take()).into_owned()
     }
 }
 
@@ -56,6 +82,7 @@ pub(crate) struct Mail {
     pub(crate) kind: u8,
     pub(crate) task: u64,
     pub(crate) extra: u64,
+    pub(crate) flags: u8,
     pub(crate) body: Parcel,
 }
 
@@ -88,6 +115,8 @@ pub(crate) struct Desk {
     claims: Vec<u16>,
     /// The ids of the codes that the worker keeps.
     codes: [u64; Code::SLOTS],
+    /// The worker has written nonsense: nothing that it says counts any more.
+    mute: bool,
     /// Frames were pushed since the bell was rung last.
     unrung: bool,
     pub(crate) staff: Option<Staff>,
@@ -111,6 +140,7 @@ impl Desk {
             sent: VecDeque::new(),
             claims: (0..Seat::claims() as u16).rev().collect(),
             codes: [0; Code::SLOTS],
+            mute: false,
             unrung: false,
             staff: None,
             lent: None,
@@ -153,7 +183,13 @@ impl Desk {
     }
 
     pub(crate) fn has_mail(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.mute && !self.outbox.is_empty()
+    }
+
+    /// What the worker has written makes no sense: it is killed, and not listened to any more.
+    pub(crate) fn silence(&mut self) {
+        self.mute = true;
+        self.staff.iter().for_each(|staff| drop(staff.child.signal(libc::SIGKILL)));
     }
 
     /// Sends a task. What does not fit now goes later, in order, with [`push`](Self::push).
@@ -251,14 +287,16 @@ impl Desk {
         true
     }
 
+    /// Has the worker begun the task?
+    pub(crate) fn has_begun(&self, task: u64) -> bool {
+        let sent = self.sent.iter().find(|sent| sent.task == task);
+        sent.is_some_and(|sent| self.seat.claim(sent.claim).is_taken(task))
+    }
+
     /// The task has ended: its claim is free, unless the worker holds on to its slots.
-    pub(crate) fn ended(
-        &mut self,
-        task: u64,
-        slots: impl FnOnce() -> Option<Vec<Arc<Slot>>>,
-    ) -> bool {
+    pub(crate) fn ended(&mut self, task: u64, slots: Option<Vec<Arc<Slot>>>) -> bool {
         let Some(at) = self.sent.iter().position(|sent| sent.task == task) else { return false };
-        match slots().filter(|_| !self.seat.claim(self.sent[at].claim).is_let_go(task)) {
+        match slots.filter(|_| !self.seat.claim(self.sent[at].claim).is_let_go(task)) {
             Some(slots) => {
                 let sent = self.sent.remove(at).expect("a place that was just found");
                 self.kept.push((sent, slots));
@@ -285,6 +323,9 @@ impl Desk {
     ///
     /// If it makes no sense.
     pub(crate) fn read(&mut self) -> Result<Option<Mail>> {
+        if self.mute {
+            return Ok(None);
+        }
         loop {
             let Some(head) = self.outbox.pop(&mut self.partial)? else { return Ok(None) };
             if head.kind & MORE == 0 {
@@ -294,22 +335,20 @@ impl Desk {
                     _ => self.in_pieces(body, head.claim)?,
                 };
                 let kind = head.kind & !PIECES;
-                return Ok(Some(Mail { kind, task: head.task, extra: head.extra, body }));
+                let Head { task, extra, flags, .. } = head;
+                return Ok(Some(Mail { kind, task, extra, flags, body }));
             }
         }
     }
 
     fn in_pieces(&self, body: Vec<u8>, loan: u16) -> Result<Parcel> {
-        let (number, span) =
-            self.lent.clone().ok_or_else(|| Error::corrupt("a message in pieces"))?;
         let (seat, loan) = (self.seat.clone(), usize::from(loan));
-        let view = span.span.clone();
-        let ties = if loan < Seat::loans() {
-            Ties::Loan { seat, loan, number, _span: span }
-        } else {
-            Ties::Cut
+        let span = self.lent.as_ref().map(|(_, lent)| lent.span.clone());
+        let ties = match self.lent.clone().filter(|_| loan < Seat::loans()) {
+            Some((number, span)) => Ties::Loan { seat, loan, number, _span: span },
+            None => Ties::Cut,
         };
-        Parcel::in_pieces(body, view, ties)
+        Parcel::in_pieces(body, span, ties)
     }
 
     /// After reading: wakes a worker that waits for room in its outbox.
@@ -320,6 +359,37 @@ impl Desk {
     pub(crate) fn order(&mut self, order: Order) {
         self.seat.set_order(order);
         self.unrung = true;
+    }
+
+    /// How many tasks the worker has been sent and has not ended.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.len()
+    }
+
+    /// What the worker says of its work.
+    pub(crate) fn account(&self) -> Account {
+        self.seat.account()
+    }
+
+    /// Says to the worker that a task is to end, for when a signal makes it look.
+    pub(crate) fn tell(&self, task: u64, why: Why) {
+        // What it has written before is about something else.
+        self.staff.iter().for_each(|staff| drop(staff.stack()));
+        self.seat.ask(task, why as u8 + 1);
+    }
+
+    /// Has the worker heard that?
+    pub(crate) fn has_heard(&self, task: u64) -> bool {
+        self.seat.has_heard(task)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn assert_at_rest(&mut self) {
+        assert!(!self.sweep() && !self.is_late() && self.sent.is_empty());
+        assert!(!self.has_mail() && self.partial.is_empty());
+        let mut claims = self.claims.clone();
+        claims.sort_unstable();
+        assert!(claims.iter().copied().eq(0..Seat::claims() as u16), "each claim is free once");
     }
 
     /// Wakes the worker if there is something for it.

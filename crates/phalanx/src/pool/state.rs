@@ -3,21 +3,24 @@
 //! What is here happens to the state and returns; nothing waits. What is owed to others when the
 //! lock is released, wakers and errands, is collected on the way.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::control::{Control, Terms};
 use super::core::Errand;
 use super::group::Group;
+use super::limits::{Limits, Watch};
 use super::parcel::Packed;
 use super::scheduler::{Command, Scheduler};
 use super::staff::{Desk, Freight, Mail, Staff};
 use super::task::{Outcome, Task, to_owner};
+use super::vacancies::Vacancies;
 use super::worker::LINGER;
-use crate::error::{Error, Result, WorkerDied};
+use crate::error::{Error, Result, WorkerDied, is_shortage};
 use crate::process::Exit;
 use crate::shm::{Order, Region, heirs};
 
@@ -31,9 +34,13 @@ pub(super) struct State {
     pub(super) phase: Phase,
     pub(super) scheduler: Scheduler,
     tasks: Slab<Entry>,
+    pub(super) control: Control,
+    pub(super) watch: Watch,
     /// Makes task ids unique: the upper half of an id.
     serial: u64,
     pub(super) desks: Vec<Desk>,
+    /// How many workers each seat has had.
+    pub(super) hired: Vec<u64>,
     /// A waiting thread reads the outboxes.
     pub(super) driven: bool,
     pub(super) errands: VecDeque<Errand>,
@@ -46,6 +53,8 @@ pub(super) struct State {
     stillborn: u32,
     /// There has been a worker that was ready.
     proven: bool,
+    /// Seats for which something was short.
+    pub(super) vacancies: Vacancies,
     pub(super) incarnations: u32,
     /// When the engine thread came last.
     pub(super) visited: Option<Instant>,
@@ -82,21 +91,26 @@ pub(super) enum Phase {
 }
 
 #[derive(Debug)]
-struct Entry {
+pub(super) struct Entry {
     serial: u64,
-    task: Task,
+    pub(super) task: Task,
     packed: Packed,
     group: Arc<Group>,
     index: u64,
+    /// The deaths of workers that ran it.
+    pub(super) deaths: Vec<WorkerDied>,
 }
 
 impl State {
-    pub(super) fn new(desks: Vec<Desk>) -> Self {
+    pub(super) fn new(desks: Vec<Desk>, limits: Limits) -> Self {
         Self {
             phase: Phase::Open,
             scheduler: Scheduler::new(desks.len()),
             tasks: Slab::new(),
+            control: Control::default(),
+            watch: Watch::new(limits),
             serial: 0,
+            hired: vec![0; desks.len()],
             desks,
             driven: false,
             errands: VecDeque::new(),
@@ -105,6 +119,7 @@ impl State {
             wakers: Vec::new(),
             stillborn: 0,
             proven: false,
+            vacancies: Vacancies::default(),
             incarnations: 0,
             visited: None,
             alarm: None,
@@ -132,17 +147,46 @@ impl State {
         Some(Freight { code: code.as_ref(), shape: *shape, payload, pieces })
     }
 
+    pub(super) fn entry_mut(&mut self, id: u64) -> Option<&mut Entry> {
+        let entry = self.tasks.get_mut((id & 0xffff_ffff) as usize);
+        entry.filter(|entry| entry.serial == id >> 32)
+    }
+
+    pub(super) fn terms(&self, id: u64) -> Option<Terms> {
+        Self::entry(&self.tasks, id)?.task.terms
+    }
+
+    /// The tasks of a group, or all.
+    pub(super) fn tasks_of(&self, group: Option<&Arc<Group>>) -> HashSet<u64> {
+        let wanted = |entry: &Entry| group.is_none_or(|group| Arc::ptr_eq(group, &entry.group));
+        let ids = self.tasks.iter().filter(|(_, entry)| wanted(entry));
+        ids.map(|(key, entry)| entry.serial << 32 | key as u64).collect()
+    }
+
     fn packed(tasks: &mut Slab<Entry>, id: u64) -> Option<&mut Packed> {
         let entry = tasks.get_mut((id & 0xffff_ffff) as usize);
         entry.filter(|entry| entry.serial == id >> 32).map(|entry| &mut entry.packed)
     }
 
-    pub(super) fn submit(&mut self, group: &Arc<Group>, index: u64, task: Task, packed: Packed) {
+    /// Adds a task, and tells its id.
+    pub(super) fn submit(
+        &mut self,
+        group: &Arc<Group>,
+        index: u64,
+        task: Task,
+        packed: Packed,
+    ) -> u64 {
         // 28 bits: ids keep two bits free for a claim's state, and wrap after 2^28 reuses.
         self.serial = (self.serial + 1) & 0x0fff_ffff;
-        let entry = Entry { serial: self.serial, task, packed, group: group.clone(), index };
+        let (serial, group, deaths) = (self.serial, group.clone(), Vec::new());
+        let entry = Entry { serial, task, packed, group, index, deaths };
+        let terms = entry.task.terms.unwrap_or_default();
         let key = self.tasks.insert(entry);
-        self.scheduler.submit(self.id(key));
+        let id = self.id(key);
+        self.control.agree(id, &terms);
+        self.watch.open_eyes();
+        self.scheduler.submit(id);
+        id
     }
 
     /// Does what the scheduler asks, and wakes the workers that got something.
@@ -175,14 +219,19 @@ impl State {
         }
     }
 
-    fn finish(&mut self, task: u64, outcome: Outcome, took: Duration) {
-        if Self::entry(&self.tasks, task).is_none() {
-            return;
-        }
+    /// Forgets a task that is nowhere any more.
+    pub(super) fn forget(&mut self, task: u64) -> Option<Entry> {
+        Self::entry(&self.tasks, task)?;
         let entry = self.tasks.remove((task & 0xffff_ffff) as usize);
+        self.control.forget(task, &entry.task.terms.unwrap_or_default());
         if entry.packed.slots.is_some() {
             self.tidy_later();
         }
+        Some(entry)
+    }
+
+    pub(super) fn finish(&mut self, task: u64, outcome: Outcome, took: Duration) {
+        let Some(entry) = self.forget(task) else { return };
         let arrival = entry.group.arrive(entry.index, outcome, took);
         self.wakers.extend(arrival.waker);
         self.errands.extend(arrival.announce.map(Errand::Done));
@@ -202,7 +251,13 @@ impl State {
 
     /// When the pool wants to be looked at, if nothing happens before.
     pub(super) fn alarm(&self) -> Option<Instant> {
-        [self.scheduler.alarm(), self.tidy].into_iter().flatten().min()
+        self.urgent().into_iter().chain(self.tidy).min()
+    }
+
+    /// As [`alarm`](Self::alarm), for what does not wait for the engine thread.
+    pub(super) fn urgent(&self) -> Option<Instant> {
+        let alarms = [self.scheduler.alarm(), self.control.alarm(), self.watch.alarm()];
+        alarms.into_iter().flatten().min()
     }
 
     /// Is it time to give memory back? If so, the caller does it and says whether to come again.
@@ -230,10 +285,17 @@ impl State {
         self.look
     }
 
+    /// Has somebody else's task made it necessary to look, when the sleeper saw no reason to?
+    pub(super) fn wants_look(&mut self) -> bool {
+        self.look.is_none() && self.linger().is_some()
+    }
+
     /// After a sleep, and before a look at the outboxes.
     pub(super) fn wake(&mut self, now: Instant) {
         self.quiet |= self.look.is_some_and(|at| at <= now);
         self.scheduler.wake(now);
+        self.keep_terms(now);
+        self.keep_limits(now);
     }
 
     /// Reads what a worker has sent.
@@ -246,9 +308,7 @@ impl State {
                 Ok(None) => break,
                 // It writes nonsense: what it was running is lost, and so is it.
                 Err(_) => {
-                    self.desks[worker].staff.iter().for_each(|staff| {
-                        let _ = staff.child.signal(libc::SIGKILL);
-                    });
+                    self.desks[worker].silence();
                     break;
                 }
             }
@@ -272,23 +332,34 @@ impl State {
             to_owner::READY => {
                 (self.stillborn, self.proven) = (0, true);
                 if let Some(staff) = &mut self.desks[worker].staff
-                    && !std::mem::replace(&mut staff.ready, true)
+                    && staff.since.is_none()
                 {
+                    staff.since = Some(now);
+                    self.watch.arrived(now);
+                    staff.traces = mail.flags != 0;
                     let life = (mail.extra > 0).then_some(mail.extra);
                     self.scheduler.arrived(worker, life, now);
                 }
             }
             to_owner::RETURNED | to_owner::FAILED => {
-                let tasks = &mut self.tasks;
-                let slots = || Self::packed(tasks, mail.task)?.slots.take();
+                let slots = Self::packed(&mut self.tasks, mail.task).map(|it| it.slots.clone());
+                let slots = slots.flatten();
+                if slots.is_some() {
+                    self.tidy_later();
+                }
                 if !self.desks[worker].ended(mail.task, slots) {
                     return;
                 }
                 let took = mail.took();
                 self.scheduler.finished(worker, mail.task, took, now);
+                self.look_after(worker, took, now);
                 let failed = mail.kind == to_owner::FAILED;
                 let outcome = if failed { Outcome::Failed } else { Outcome::Returned };
-                self.finish(mail.task, outcome(mail.body), took);
+                let outcome = self.outcome_of(worker, mail.task, outcome(mail.body));
+                let again = mail.flags != 0 && matches!(outcome, Outcome::Failed(_));
+                if !(again && self.try_again(mail.task, None, now)) {
+                    self.finish(mail.task, outcome, took);
+                }
             }
             to_owner::UNFIT => {
                 let body = mail.body.whole().unwrap_or_default();
@@ -299,22 +370,50 @@ impl State {
         }
     }
 
-    /// Ends the pool before its time: everything that has not ended is told why.
-    pub(super) fn fail(&mut self, why: Error) {
+    /// Ends the pool before its time: everything that has not ended is told why. Says how much of that
+    /// somebody wanted.
+    pub(super) fn fail(&mut self, why: Error) -> usize {
         if matches!(self.phase, Phase::Broken(_)) {
-            return;
+            return 0;
         }
         self.phase = Phase::Broken(why.clone());
-        for task in self.scheduler.abandon() {
+        let wanted = self.let_down(&why);
+        self.dismiss();
+        wanted
+    }
+
+    /// Tells everything that has not ended why it will not. Says how much of that somebody wanted.
+    fn let_down(&mut self, why: &Error) -> usize {
+        self.scheduler.abandon();
+        let wanted = self.tasks.iter().filter(|(_, entry)| !entry.group.is_abandoned()).count();
+        for task in self.tasks_of(None) {
             self.finish(task, Outcome::Broken(why.clone()), Duration::ZERO);
         }
-        self.dismiss();
+        self.control = Control::default();
+        wanted
+    }
+
+    /// No worker could be started in a seat, which is offered again for some time: without an end, if
+    /// it is that something is short.
+    pub(super) fn vacant(&mut self, seat: usize, why: Error) {
+        if matches!(self.phase, Phase::Leaving | Phase::Broken(_)) {
+            return;
+        }
+        if !self.vacancies.failed(seat, Instant::now()) {
+            return;
+        }
+        if !why.os_error().is_some_and(is_shortage) {
+            self.fail(why);
+        } else if self.desks.iter().all(|desk| desk.staff.is_none()) {
+            self.let_down(&why);
+        }
     }
 
     fn dismiss(&mut self) {
         self.desks.iter_mut().for_each(|desk| desk.order(Order::Leave));
         self.touched.extend(0..self.desks.len());
         self.errands.retain(|errand| !matches!(errand, Errand::Staff(_)));
+        self.vacancies.clear();
     }
 
     /// After anything has happened: is it time to leave?
@@ -322,6 +421,7 @@ impl State {
         self.settle();
         if matches!(self.phase, Phase::Closing)
             && self.scheduler.outstanding() == 0
+            && !self.control.is_waiting()
             && self.holds == 0
         {
             self.phase = Phase::Leaving;
@@ -330,32 +430,44 @@ impl State {
         self.ring();
     }
 
-    /// A process has ended: what it had begun is lost, the rest runs elsewhere.
-    pub(super) fn ended(&mut self, worker: usize, staff: &Staff, exit: Option<Exit>) {
+    /// A process has ended: what it had begun is lost, the rest runs elsewhere. True: it has left, or
+    /// was killed, by the pool's own rules.
+    pub(super) fn ended(&mut self, worker: usize, staff: &Staff, exit: Option<Exit>) -> bool {
         self.read(worker);
         let desk = &mut self.desks[worker];
-        let (lost, pid) = (desk.begun(), staff.child.pid());
+        let (lost, pid, now) = (desk.begun(), staff.child.pid(), Instant::now());
         desk.clear();
-        self.scheduler.died(worker, &lost, Instant::now());
-        for task in lost {
-            let died = WorkerDied::new(pid, exit, "running a task");
-            self.finish(task, Outcome::Lost(died), Duration::ZERO);
-        }
-        if !staff.ready && matches!(self.phase, Phase::Open | Phase::Closing) {
+        self.scheduler.died(worker, &lost, now);
+        let left = lost.is_empty() && (staff.retired || exit.is_some_and(Exit::is_success));
+        let told = left || lost.iter().any(|&task| self.control.is_ending(task));
+        lost.into_iter().for_each(|task| self.lose(task, staff, exit, now));
+        if staff.since.is_none() && matches!(self.phase, Phase::Open | Phase::Closing) {
             self.stillborn += 1;
             if self.stillborn >= if self.proven { BESET } else { STILLBORN } {
                 self.fail(WorkerDied::new(pid, exit, "starting").into());
             }
         }
-        let tasks = self.scheduler.outstanding() > 0;
+        if !told {
+            self.count_death(worker, staff, exit);
+        }
+        let tasks = self.scheduler.outstanding() > 0 || self.control.is_waiting();
         if matches!(self.phase, Phase::Open) || matches!(self.phase, Phase::Closing) && tasks {
             self.errands.push_back(Errand::Staff(worker));
         }
+        told
     }
 
     pub(super) fn is_ended(&self) -> bool {
         matches!(self.phase, Phase::Leaving | Phase::Broken(_))
             && self.desks.iter().all(|desk| desk.staff.is_none())
+    }
+
+    #[cfg(test)]
+    pub(super) fn assert_at_rest(&mut self) {
+        assert!(self.tasks.is_empty(), "{:?}", self.tasks);
+        assert!(self.scheduler.outstanding() == 0 && !self.scheduler.is_behind());
+        assert!(!self.control.is_waiting() && self.control.alarm().is_none());
+        self.desks.iter_mut().for_each(Desk::assert_at_rest);
     }
 
     pub(super) fn check_open(&self, held: bool) -> Result<()> {

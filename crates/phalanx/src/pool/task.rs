@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
-use super::parcel::{Buffer, Parcel};
+use super::control::Terms;
+use super::parcel::Parcel;
+use super::store::Buffer;
 use crate::channel::Tickets;
-use crate::error::{Error, WorkerDied};
+use crate::error::{Ended, Error, WorkerDied};
 
 /// Code that tasks run, as the runner of a worker understands it: sent to each worker once.
 #[derive(Debug)]
@@ -41,6 +43,8 @@ pub struct Task {
     pub payload: Vec<u8>,
     /// The large ones among them, if they lie apart.
     pub buffers: Vec<Buffer>,
+    /// What is agreed upon for it; without that, its pool's terms.
+    pub terms: Option<Terms>,
     /// For the descriptors in the payload, until the task has ended.
     pub(crate) tickets: Tickets,
 }
@@ -49,7 +53,8 @@ impl Task {
     /// A task whose payload holds no descriptors.
     #[must_use]
     pub fn new(code: Option<Arc<Code>>, shape: u8, payload: Vec<u8>) -> Self {
-        Self { code, shape, payload, buffers: Vec::new(), tickets: Tickets::default() }
+        let (buffers, terms, tickets) = (Vec::new(), None, Tickets::default());
+        Self { code, shape, payload, buffers, terms, tickets }
     }
 
     /// Bytes of its arguments.
@@ -70,6 +75,8 @@ pub enum Outcome {
     Lost(WorkerDied),
     /// It was never run, or not to its end, because its pool ended first.
     Broken(Error),
+    /// It was to end before it did so itself.
+    Ended(Ended),
 }
 
 /// The kinds of frames that an owner sends.
@@ -82,12 +89,13 @@ pub(crate) mod to_worker {
 
 /// The kinds of frames that a worker sends.
 pub(crate) mod to_owner {
-    /// The worker is ready. `extra` is the number of tasks after which it leaves, or 0.
+    /// The worker is ready. `extra` is the number of tasks after which it leaves, or 0; `flags` is 1 if
+    /// it answers the signal that wants a trace.
     pub(crate) const READY: u8 = 1;
     /// `extra` is the time that the task took, in nanoseconds; the body is its result. If that is
     /// in pieces, `claim` is the loan.
     pub(crate) const RETURNED: u8 = 2;
-    /// As `RETURNED`, but the body tells how it failed.
+    /// As `RETURNED`, but the body tells how it failed; `flags` is 1 if another try is worth while.
     pub(crate) const FAILED: u8 = 3;
     /// The worker could not be readied; the body tells how.
     pub(crate) const UNFIT: u8 = 4;

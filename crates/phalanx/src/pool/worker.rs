@@ -12,17 +12,19 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::parcel::{Buffer, Packed, Parcel, Store, Ties};
+use super::parcel::{Packed, Parcel, Ties};
 use super::spin::Spinner;
+use super::store::{Buffer, Store};
 use super::task::{MORE, PIECES, to_owner, to_worker};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Why};
 use crate::shm::{
     Bell, Consumer, Control, Head, Order, Producer, Region, Seat, SeatInbox, SeatOutbox, Sleeper,
     Slot, Span, heirs,
 };
+use crate::sync::fault;
 use crate::sys::futex::Woken;
 use crate::sys::socket::duplicate;
-use crate::sys::{Event, die_with_owner, trim};
+use crate::sys::{self, Event, die_with_owner, monotonic, trim};
 
 /// A worker in its own process.
 #[derive(Debug)]
@@ -38,9 +40,9 @@ pub struct Worker {
     partial: Vec<u8>,
     /// The task that is being run.
     running: u64,
-    began: Instant,
+    began: Duration,
     /// When it rang for its owner last, or a moment before.
-    rung: Instant,
+    rung: Duration,
     /// It has sent something since then.
     unrung: bool,
     /// Whether and where it may spin before it sleeps.
@@ -77,48 +79,82 @@ pub enum Duty {
     Idle,
 }
 
+/// How a task ended, as its worker says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It returned.
+    Returned,
+    /// It failed.
+    Failed,
+    /// It failed, and another try is worth while, if its terms have one for that.
+    Unlucky,
+}
+
 impl Worker {
     /// How many codes a worker keeps.
     pub const CODES: usize = super::task::Code::SLOTS;
 
     /// Takes the seat that the descriptors, of which it makes copies, of a [`Core`](super::Core) and a
-    /// [`Seating`](super::Seating) name. From now on this process ends with its owner.
+    /// [`Seating`](super::Seating) name. From now on this process ends with its owner; with `tree` it
+    /// leads a process group, which ends with it.
     ///
     /// # Errors
     ///
     /// If they are not what they should be.
-    pub fn sit(memory: RawFd, event: RawFd, lifeline: RawFd, seat: usize) -> Result<Self> {
+    pub fn sit(
+        memory: RawFd,
+        event: RawFd,
+        lifeline: RawFd,
+        seat: usize,
+        tree: bool,
+    ) -> Result<Self> {
         let copy = |fd| duplicate(fd).map_err(|e| Error::os("copy a worker's descriptor", e));
         let (memory, event, lifeline) = (copy(memory)?, copy(event)?, copy(lifeline)?);
-        die_with_owner(lifeline).map_err(|e| Error::os("tie a worker to its owner", e))?;
+        die_with_owner(lifeline, tree).map_err(|e| Error::os("tie a worker to its owner", e))?;
         let region = Region::from_fd(memory)?;
         let spinner = Spinner::new(seat);
         let seat = region.seat(seat)?;
         let own = region.span(seat.span()).filter(|_| seat.span() != 0);
+        Self::at(&region, seat, Event::from_fd(event), spinner, Store::new(own))
+    }
+
+    /// A worker that has done nothing yet.
+    fn at(
+        region: &Region,
+        seat: Arc<Seat>,
+        event: Event,
+        spinner: Option<Spinner>,
+        store: Store,
+    ) -> Result<Self> {
         Ok(Self {
             spinner,
             control: region.control()?,
-            event: Event::from_fd(event),
+            event,
             inbox: Consumer::new(SeatInbox(seat.clone())),
             outbox: Producer::new(SeatOutbox(seat.clone())),
             life: None,
             partial: Vec::new(),
             running: 0,
-            began: Instant::now(),
-            rung: Instant::now(),
+            began: Duration::ZERO,
+            rung: Duration::ZERO,
             unrung: false,
             worked: true,
             span: region.span(0),
-            store: Store::new(own),
+            store,
             lent: Vec::new(),
             seat,
         })
     }
 
-    /// Says that this worker takes tasks, and leaves after `life` of them.
-    pub fn ready(&mut self, life: Option<u64>) {
+    /// Says that this worker takes tasks, and leaves after `life` of them; and whether it answers
+    /// [`trace_signal`] by writing its stack into the report.
+    pub fn ready(&mut self, life: Option<u64>, traces: bool) {
         self.life = life;
-        self.send(to_owner::READY, 0, life.unwrap_or(0), &[]);
+        fault("worker: it sits, and is not ready");
+        let (kind, extra) = (to_owner::READY, life.unwrap_or(0));
+        self.push(Head { kind, extra, flags: traces.into(), ..Head::default() }, &[]);
+        fault("worker: it is ready, before the bell");
+        self.ring();
     }
 
     /// Says why this worker cannot be readied.
@@ -126,7 +162,8 @@ impl Worker {
         let mut body = (message.len() as u64).to_ne_bytes().to_vec();
         body.extend_from_slice(message.as_bytes());
         body.extend_from_slice(trace.as_bytes());
-        self.send(to_owner::UNFIT, 0, 0, &body);
+        self.push(Head { kind: to_owner::UNFIT, ..Head::default() }, &body);
+        self.ring();
     }
 
     /// What to do next. Does not wait.
@@ -135,11 +172,12 @@ impl Worker {
     ///
     /// If the owner writes nonsense.
     pub fn duty(&mut self) -> Result<Duty> {
-        if self.life == Some(0) {
+        if self.life == Some(0) || self.seat.order() == Order::Retire {
             self.ring_if_owed();
             return Ok(Duty::Leave);
         }
         while let Some(head) = self.inbox.pop(&mut self.partial)? {
+            fault("worker: a task is popped, and not claimed");
             if self.seat.take_waiting() {
                 self.ring();
             }
@@ -150,17 +188,18 @@ impl Worker {
             match head.kind & !PIECES {
                 to_worker::DEFINE => return Ok(Duty::Define(head.extra, body)),
                 to_worker::RUN if self.seat.claim(head.claim).take(head.task) => {
+                    fault("worker: a task is claimed, and not noted");
                     self.life = self.life.map(|life| life - 1);
                     self.running = head.task;
                     self.worked = true;
-                    self.began = Instant::now();
-                    let parcel = match &self.span {
-                        Some(span) if head.kind & PIECES != 0 => {
-                            let (seat, task) = (self.seat.clone(), head.task);
-                            let ties = Ties::Claim { seat, claim: head.claim, task };
-                            Parcel::in_pieces(body, span.clone(), ties)?
-                        }
-                        _ => Parcel::plain(body),
+                    self.began = monotonic();
+                    self.seat.begin(head.task, self.began);
+                    let parcel = if head.kind & PIECES == 0 {
+                        Parcel::plain(body)
+                    } else {
+                        let (seat, task) = (self.seat.clone(), head.task);
+                        let ties = Ties::Claim { seat, claim: head.claim, task };
+                        Parcel::in_pieces(body, self.span.clone(), ties)?
                     };
                     return Ok(Duty::Run(head.extra, head.flags, parcel));
                 }
@@ -171,8 +210,11 @@ impl Worker {
         self.ring_if_owed();
         match self.seat.order() {
             // Orders come after tasks: look for one more.
-            Order::Leave if self.inbox.is_empty() => Ok(Duty::Leave),
-            Order::Leave => self.duty(),
+            Order::Leave if self.inbox.is_empty() => {
+                fault("worker: it leaves");
+                Ok(Duty::Leave)
+            }
+            Order::Leave | Order::Retire => self.duty(),
             Order::Serve => Ok(Duty::Idle),
         }
     }
@@ -215,6 +257,12 @@ impl Worker {
         }
     }
 
+    /// What hears that a task is to end.
+    #[must_use]
+    pub fn ear(&self) -> Ear {
+        Ear(self.seat.clone())
+    }
+
     /// Where large pieces of results go.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -224,18 +272,24 @@ impl Worker {
     /// Sends how the task ended that [`duty`](Self::duty) gave last: a stream and its buffers.
     ///
     /// Waits if the owner is slow to read.
-    pub fn finish(&mut self, returned: bool, stream: Vec<u8>, buffers: Vec<Buffer>) {
+    pub fn finish(&mut self, end: End, stream: Vec<u8>, buffers: Vec<Buffer>) {
         let packed = self.store.pack(stream, buffers);
+        fault("worker: an outcome is packed, and not lent");
         let (bytes, pieces, loan) = self.lend(packed);
-        let now = Instant::now();
-        let took = now.saturating_duration_since(self.began).as_nanos();
+        let now = monotonic();
+        let took = now.saturating_sub(self.began);
+        let returned = end == End::Returned;
+        self.seat.rest(returned, took);
         let kind = if returned { to_owner::RETURNED } else { to_owner::FAILED };
+        let flags = u8::from(end == End::Unlucky);
         let kind = kind | if pieces { PIECES } else { 0 };
-        let extra = u64::try_from(took).unwrap_or(u64::MAX);
-        let head = Head { kind, task: self.running, claim: loan, extra, ..Head::default() };
+        let extra = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        let head = Head { kind, task: self.running, claim: loan, extra, flags, ..Head::default() };
+        fault("worker: an outcome is noted, and not pushed");
         self.push(head, &bytes);
+        fault("worker: an outcome is pushed, before the bell");
         self.unrung = true;
-        if self.inbox.is_empty() || now.saturating_duration_since(self.rung) >= LINGER {
+        if self.inbox.is_empty() || now.saturating_sub(self.rung) >= LINGER {
             self.ring_if_owed();
         }
     }
@@ -243,7 +297,7 @@ impl Worker {
     fn ring_if_owed(&mut self) {
         if std::mem::take(&mut self.unrung) {
             // Before the bell: whoever it wakes counts from later than this.
-            self.rung = Instant::now();
+            self.rung = monotonic();
             self.ring();
         }
     }
@@ -269,11 +323,6 @@ impl Worker {
         (packed.bytes, true, loan as u16)
     }
 
-    fn send(&mut self, kind: u8, task: u64, extra: u64, body: &[u8]) {
-        self.push(Head { kind, task, extra, ..Head::default() }, body);
-        self.ring();
-    }
-
     fn push(&mut self, head: Head, body: &[u8]) {
         let largest = self.outbox.largest();
         let mut rest = body;
@@ -294,12 +343,36 @@ impl Worker {
             if rest.is_empty() {
                 break;
             }
+            fault("worker: an outcome is pushed in part");
         }
     }
 
     fn ring(&self) {
         if self.control.doorbell().ring_and_wake() == Some(Sleeper::InPoller) {
             self.event.ring();
+        }
+    }
+}
+
+/// What a worker is sent that is to write its stack in the middle of whatever it does: the number of a
+/// signal, from the realtime ones.
+#[must_use]
+pub fn trace_signal() -> i32 {
+    sys::trace_signal()
+}
+
+/// Hears that the task that is being run is to end: see `control.rs`.
+#[derive(Clone, Debug)]
+pub struct Ear(Arc<Seat>);
+
+impl Ear {
+    /// Why it is to end, if it is and this was not said before. For the thread that runs tasks.
+    #[must_use]
+    pub fn hear(&self) -> Option<Why> {
+        match self.0.hear()? {
+            1 => Some(Why::TimedOut),
+            2 => Some(Why::Cancelled),
+            _ => Some(Why::OverMemory),
         }
     }
 }
@@ -320,4 +393,58 @@ pub(crate) fn read_unfit(body: &[u8]) -> (String, String) {
     };
     let len = usize::try_from(u64::from_ne_bytes(*len)).unwrap_or(0).min(rest.len());
     (text(&rest[..len]), text(&rest[len..]))
+}
+
+#[cfg(test)]
+mod fuzz {
+    use super::super::fuzz::in_pieces;
+    use super::*;
+    use crate::fuzz::{Fuzz, Script};
+
+    /// A worker, in the process that owns the seat.
+    fn worker(region: &Region, seat: &Arc<Seat>) -> Worker {
+        let event = Event::new().unwrap();
+        Worker::at(region, seat.clone(), event, None, Store::new(None)).unwrap()
+    }
+
+    #[test]
+    fn a_worker_has_a_duty_or_an_error_whatever_its_owner_writes() {
+        let region = Region::new(1).unwrap();
+        let (messages, _slots) = in_pieces(&Store::new(region.span(0)));
+        // Each frame: kind, task, flags, claim, whether it is offered, length of the body; the body.
+        let frame = |kind: u8, task: u8, body: &[u8]| {
+            [&[kind, task, 0, task, 1, body.len() as u8], body].concat()
+        };
+        let mut valid = vec![
+            [frame(to_worker::DEFINE, 1, b"code"), frame(to_worker::RUN, 1, b"task")].concat(),
+            [frame(to_worker::RUN | MORE, 2, b"a"), frame(to_worker::RUN, 2, b"b")].concat(),
+        ];
+        valid.extend(messages.iter().map(|bytes| frame(to_worker::RUN | PIECES, 3, bytes)));
+        Fuzz::new("duty").cost(60).allowance(1 << 20).run(&valid, |bytes| {
+            let seat = region.seat(0).unwrap();
+            seat.clear();
+            let mut owner = Producer::new(SeatInbox(seat.clone()));
+            let mut worker = worker(&region, &seat);
+            let mut script = Script(bytes);
+            while !script.is_over() {
+                let (kind, task, flags) = (script.byte(), script.byte(), script.byte());
+                let (claim, offered, len) = (script.byte(), script.byte(), script.byte());
+                let task = u64::from(task).rotate_left(flags.into());
+                if offered & 1 == 1 {
+                    seat.claim(claim.into()).offer(task);
+                }
+                let claim = u16::from(claim) | u16::from(offered & 0xf8) << 8;
+                let head = Head { len: 0, kind, flags, claim, task, extra: task };
+                let _ = owner.push(head, script.bytes(len.into()));
+                match worker.duty() {
+                    Ok(Duty::Run(_, _, parcel)) => {
+                        let _ = parcel.into_stream();
+                        worker.finish(End::Returned, vec![1], Vec::new());
+                    }
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
+            }
+        });
+    }
 }

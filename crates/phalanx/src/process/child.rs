@@ -13,8 +13,8 @@ use super::exit::Exit;
 use super::template::Link;
 use crate::error::{Error, Result};
 use crate::sys::child::{self as os, Surroundings};
-use crate::sys::fork;
 use crate::sys::socket::wait_readable;
+use crate::sys::{ForkClosed, fork, kill_tree_of, let_tree_be};
 
 /// A process that this one started, or had started.
 ///
@@ -59,7 +59,8 @@ impl Child {
     /// Runs the program `path` with the arguments `args` (the first is its name).
     ///
     /// Without `env` it gets this process's environment. The descriptors `fds` stay open there at
-    /// their numbers; others above 2 are closed.
+    /// their numbers; others above 2 are closed. SIGINT is blocked there: a Ctrl-C waits until the
+    /// program is ready for it and unblocks it.
     ///
     /// # Errors
     ///
@@ -70,7 +71,7 @@ impl Child {
         env: Option<&[CString]>,
         fds: &[RawFd],
     ) -> Result<Self> {
-        Self::spawn_in(path, args, env, fds, &Surroundings::default())
+        Self::spawn_in(path, args, env, fds, &Surroundings { held: true, ..Default::default() })
     }
 
     /// As [`spawn`](Self::spawn), with other surroundings than ours.
@@ -82,7 +83,9 @@ impl Child {
         surroundings: &Surroundings<'_>,
     ) -> Result<Self> {
         let pid = os::spawn(path, args, env, fds, surroundings);
-        Self::of_pid(pid.map_err(|e| Error::os("run a program", e))?)
+        let pid = pid.map_err(|e| Error::os("run a program", e))?;
+        // Who is told that there is no child has none.
+        Self::of_pid(pid).inspect_err(|_| os::kill_and_reap(pid))
     }
 
     /// Its process id.
@@ -93,12 +96,18 @@ impl Child {
 
     /// How the process ended, or `None` while it runs.
     ///
-    /// Where the status cannot be learned, as somebody else took it, the code is 255.
+    /// Where the status cannot be learned, as somebody else took it, the code is 255. Of one that has
+    /// just ended, a template's report is awaited for a moment.
     ///
     /// # Errors
     ///
     /// When the system refuses to tell.
     pub fn try_exit(&self) -> Result<Option<Exit>> {
+        self.exit_by(Instant::now() + REPORT_TIMEOUT)
+    }
+
+    /// How the process ended, if it has and that is known in time.
+    fn exit_by(&self, deadline: Instant) -> Result<Option<Exit>> {
         if let Some(exit) = self.exit.get() {
             return Ok(Some(*exit));
         }
@@ -113,24 +122,28 @@ impl Child {
         let exit = match &self.parent {
             Parent::Us => self.reap()?,
             Parent::Template { .. } if !self.has_ended()? => None,
-            Parent::Template { link, id } => {
-                link.wait_exit(*id, Instant::now() + REPORT_TIMEOUT)?
-            }
+            Parent::Template { link, id } => link.wait_exit(*id, deadline)?,
         };
         Ok(exit.map(|exit| *self.exit.get_or_init(|| exit)))
     }
 
     /// Waits until the process has ended; `None` when the deadline came first, or a signal.
     ///
-    /// Without a deadline it waits for ever, through signals.
+    /// Without a deadline it waits for ever, through signals. A template that does not report an end, as
+    /// it was stopped, delays nobody beyond his deadline.
     ///
     /// # Errors
     ///
     /// As [`try_exit`](Self::try_exit).
     pub fn wait_until(&self, deadline: Option<Instant>) -> Result<Option<Exit>> {
         loop {
-            if let Some(exit) = self.try_exit()? {
+            let soon = Instant::now() + REPORT_TIMEOUT;
+            if let Some(exit) = self.exit_by(deadline.map_or(soon, |at| at.min(soon)))? {
                 return Ok(Some(exit));
+            }
+            // The process itself may have ended long ago.
+            if deadline.is_some_and(|at| at <= Instant::now()) {
+                return Ok(None);
             }
             if !wait_readable(&self.pidfd, deadline)
                 .map_err(|e| Error::os("wait for a child", e))?
@@ -150,6 +163,20 @@ impl Child {
             return Ok(());
         }
         os::signal(&self.pidfd, signal).map_err(|e| Error::os("send a signal", e))
+    }
+
+    /// What it starts in its process group ends with it, by the kernel's hand: see
+    /// `sys/linux/lifeline.rs`. Nothing happens if it has ended.
+    pub(crate) fn take_tree_along(&self, lifeline: &ForkClosed) -> Result<()> {
+        let armed = kill_tree_of(self.pid, lifeline);
+        // Alive after that, it was this process and no later bearer of its number that was meant.
+        if armed.is_err() || self.has_ended()? {
+            let _ = let_tree_be(lifeline);
+        }
+        match armed {
+            Err(error) if !self.has_ended()? => Err(Error::os("watch over a child's tree", error)),
+            _ => Ok(()),
+        }
     }
 
     fn has_ended(&self) -> Result<bool> {

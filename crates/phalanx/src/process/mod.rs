@@ -5,6 +5,10 @@
 
 mod child;
 mod exit;
+#[cfg(all(test, not(loom)))]
+mod fuzz;
+mod supervision;
+pub mod supervisor;
 mod template;
 mod template_server;
 mod wire;

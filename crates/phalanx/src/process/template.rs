@@ -22,7 +22,7 @@ use super::exit::Exit;
 use super::wire::{HINT_LEN, LEN, Message};
 use crate::error::{Error, Result};
 use crate::sys::child as os;
-use crate::sys::fork::ForkClosed;
+use crate::sys::fork::{self, ForkClosed};
 use crate::sys::socket::{self, MESSAGE_FDS, Received};
 
 /// A template process that this process started.
@@ -40,16 +40,14 @@ impl Template {
     ///
     /// As [`Child::spawn`].
     pub fn start(path: &CStr, args: &[CString], env: Option<&[CString]>) -> Result<Self> {
-        let (ours, theirs) = socket::pair().map_err(|e| Error::os("make a socket pair", e))?;
+        let pair = || socket::pair().map(|(ours, theirs)| (ForkClosed::new(ours), theirs));
+        let (socket, theirs) =
+            fork::undivided(pair).map_err(|e| Error::os("make a socket pair", e))?;
         let fd = theirs.as_raw_fd();
         let number = CString::new(fd.to_string()).expect("digits");
         let args: Vec<CString> = args.iter().cloned().chain([number]).collect();
         let process = Child::spawn(path, &args, env, &[fd])?;
-        let link = Link {
-            socket: ForkClosed::new(ours),
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        };
+        let link = Link { socket, state: Mutex::default(), changed: Condvar::new() };
         Ok(Self { link: Arc::new(link), process })
     }
 
@@ -256,9 +254,26 @@ impl State {
                 Err(error) if error.raw_os_error() == Some(libc::ECONNRESET) => {
                     self.ended = Some(libc::EPIPE);
                 }
+                Err(error) if error.raw_os_error() == Some(libc::EMFILE) => {
+                    self.refuse_descriptor(socket, Message::decode(&bytes));
+                }
                 Err(error) => self.ended = Some(error.raw_os_error().unwrap_or(libc::EIO)),
             }
         }
+    }
+
+    /// A child came, and we could not take its pidfd: whoever asked is told so, and the template, which
+    /// has one, ends the child.
+    fn refuse_descriptor(&mut self, socket: BorrowedFd<'_>, message: Option<Message>) {
+        let Some(Message::Launched { id, .. }) = message else {
+            self.ended = Some(libc::EPROTO);
+            return;
+        };
+        if let Some(known) = self.known.get_mut(&id) {
+            known.answer = Some(Err(io::Error::from_raw_os_error(libc::EMFILE)));
+        }
+        // Without a template there is nobody to be told.
+        let _ = socket::send(socket, &Message::Unwatched { id }.encode(), &[], true);
     }
 
     fn hear(&mut self, message: Option<Message>, fds: Vec<OwnedFd>) {
@@ -279,7 +294,8 @@ impl State {
                     known.exit = Some(Exit::from_wait_status(status));
                 }
             }
-            Some(Message::Request { .. } | Message::Rest { .. }) | None => {
+            Some(Message::Request { .. } | Message::Rest { .. } | Message::Unwatched { .. })
+            | None => {
                 self.ended = Some(libc::EPROTO);
             }
         }
@@ -288,4 +304,27 @@ impl State {
 
 fn one(fds: Vec<OwnedFd>) -> Option<OwnedFd> {
     <[OwnedFd; 1]>::try_from(fds).ok().map(|[fd]| fd)
+}
+
+#[cfg(all(test, not(loom)))]
+mod fuzz {
+    use super::super::fuzz::{say, valid};
+    use super::*;
+    use crate::fuzz::{Fuzz, Script};
+
+    #[test]
+    fn an_owner_hears_of_its_children_or_that_there_is_no_template() {
+        Fuzz::new("template answer").cost(40).run(&[valid().concat()], |bytes| {
+            let (template, ours) = socket::pair().unwrap();
+            let socket = ForkClosed::new(ours);
+            let link = Link { socket, state: Mutex::default(), changed: Condvar::new() };
+            link.lock().known.insert(1, Known::default());
+            say(&template, &mut Script(bytes));
+            drop(template);
+            let now = Instant::now();
+            let answer = link.wait_answer(1, now);
+            assert!(!matches!(answer, Ok(None)), "the template is gone, and nobody was told");
+            assert!(link.wait_exit(1, now).unwrap().is_some());
+        });
+    }
 }

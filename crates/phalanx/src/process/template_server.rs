@@ -4,6 +4,16 @@
 //! [`TemplateServer::launched`]; everything else is here. Children are watched by pidfd and reaped
 //! one by one, so a child that a preloaded module started is left alone, and no signal handler
 //! is needed. Sending never waits: an owner that does not read must not stop the template.
+//!
+//! An owner whose template dies asks the next one for what it has had no answer to. So a child does
+//! nothing before the answer is sent that tells of it: it waits at its *gate*, whose other end the
+//! template has. At any line the template may die, a child runs if, and only if, its owner knows it:
+//!
+//! | the template dies | what its child does | what its owner does |
+//! | --- | --- | --- |
+//! | after the fork | its gate closes, and it ends | asks again |
+//! | after the answer was sent | the same | has a child that has ended |
+//! | after the gate was opened | runs | has it |
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -21,11 +31,26 @@ pub struct TemplateServer {
     poller: Poller,
     /// The children that run, by the request's id, which is also their token in `poller`.
     running: HashMap<u64, OwnedFd>,
-    outbox: VecDeque<(Message, Option<OwnedFd>)>,
+    outbox: VecDeque<Letter>,
     /// The request whose descriptors are still arriving, and how many are to come in all.
     arriving: Option<(Request, usize)>,
-    /// The request that is being forked for.
-    forking: Option<u64>,
+    /// The request that is being forked for, and our end of its child's gate.
+    forking: Option<(u64, OwnedFd)>,
+}
+
+/// What is to be sent.
+#[derive(Debug)]
+struct Letter {
+    message: Message,
+    fd: Option<OwnedFd>,
+    /// The gate that is opened when it has gone.
+    gate: Option<OwnedFd>,
+}
+
+impl From<Message> for Letter {
+    fn from(message: Message) -> Self {
+        Self { message, fd: None, gate: None }
+    }
 }
 
 /// A child to be forked: what it is to be given.
@@ -33,6 +58,8 @@ pub struct TemplateServer {
 pub struct Request {
     id: u64,
     hint: Vec<u8>,
+    /// Where its child waits.
+    gate: Option<OwnedFd>,
     /// The payload, then the descriptors in the order of the request.
     fds: Vec<OwnedFd>,
 }
@@ -42,6 +69,14 @@ impl Request {
     #[must_use]
     pub fn hint(&self) -> &[u8] {
         &self.hint
+    }
+
+    /// In the child, which has let go of the server: waits until the owner knows of it. False: it never
+    /// will, so there is to be no child.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        let Some(gate) = &self.gate else { return false };
+        socket::wait_readable(gate, None).is_ok() && socket::drain(gate).unwrap_or(false)
     }
 
     /// The payload's descriptor, at its first byte, and the others; the caller closes them.
@@ -89,7 +124,11 @@ impl TemplateServer {
     ///
     /// When the system refuses to wait.
     pub fn wait_request(&mut self, deadline: Instant) -> Result<Option<Next>> {
-        self.serve(deadline).map_err(|e| Error::os("serve a template's owner", e))
+        match self.serve(deadline) {
+            // It ended with messages of ours unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Some(Next::End)),
+            served => served.map_err(|e| Error::os("serve a template's owner", e)),
+        }
     }
 
     fn serve(&mut self, deadline: Instant) -> io::Result<Option<Next>> {
@@ -124,14 +163,16 @@ impl TemplateServer {
     ///
     /// When there is no descriptor left to watch it; it is killed then, and the owner told.
     pub fn launched(&mut self, pid: u32) -> Result<()> {
-        let Some(id) = self.forking.take() else {
+        let Some((id, gate)) = self.forking.take() else {
             return Err(Error::invalid("no request is being forked for"));
         };
         match self.watch(id, pid) {
-            Ok(copy) => self.outbox.push_back((Message::Launched { id, pid }, Some(copy))),
+            Ok(copy) => {
+                let message = Message::Launched { id, pid };
+                self.outbox.push_back(Letter { message, fd: Some(copy), gate: Some(gate) });
+            }
             Err(error) => {
-                let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                self.outbox.push_back((Message::Refused { id, errno }, None));
+                self.refuse(id, &error);
                 os::kill_and_reap(pid);
             }
         }
@@ -140,9 +181,14 @@ impl TemplateServer {
 
     /// The last request could not be forked for.
     pub fn refused(&mut self, errno: i32) {
-        if let Some(id) = self.forking.take() {
-            self.outbox.push_back((Message::Refused { id, errno }, None));
+        if let Some((id, _)) = self.forking.take() {
+            self.outbox.push_back(Message::Refused { id, errno }.into());
         }
+    }
+
+    fn refuse(&mut self, id: u64, why: &io::Error) {
+        let errno = why.raw_os_error().unwrap_or(libc::EIO);
+        self.outbox.push_back(Message::Refused { id, errno }.into());
     }
 
     fn watch(&mut self, id: u64, pid: u32) -> io::Result<OwnedFd> {
@@ -164,16 +210,19 @@ impl TemplateServer {
         };
         self.poller.remove(pidfd);
         self.running.remove(&id);
-        self.outbox.push_back((Message::Exited { id, status }, None));
+        self.outbox.push_back(Message::Exited { id, status }.into());
         Ok(())
     }
 
     /// Sends what the owner has room for; `false` if there is no owner.
     fn flush(&mut self) -> io::Result<bool> {
-        while let Some((message, fd)) = self.outbox.front() {
-            let fds: Vec<_> = fd.iter().map(AsFd::as_fd).collect();
-            match socket::send(&self.socket, &message.encode(), &fds, false) {
-                Ok(()) => drop(self.outbox.pop_front()),
+        while let Some(letter) = self.outbox.front() {
+            let fds: Vec<_> = letter.fd.iter().map(AsFd::as_fd).collect();
+            match socket::send(&self.socket, &letter.message.encode(), &fds, false) {
+                Ok(()) => {
+                    letter.gate.iter().for_each(socket::nudge);
+                    self.outbox.pop_front();
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(false),
                 Err(error) => return Err(error),
@@ -194,12 +243,21 @@ impl TemplateServer {
         };
         let (mut request, total) =
             match (Message::decode(&bytes[..received.len]), self.arriving.take()) {
+                // Its end would be taken for a word of the owner's.
+                (Some(Message::Request { id: OWNER, .. }), _) => return Ok(Some(Next::End)),
                 (Some(Message::Request { id, fds }), _) => {
                     let hint = bytes[LEN..received.len].to_vec();
-                    (Request { id, hint, fds: Vec::new() }, fds)
+                    (Request { id, hint, gate: None, fds: Vec::new() }, fds)
                 }
                 (Some(Message::Rest { id }), Some((request, total))) if request.id == id => {
                     (request, total)
+                }
+                (Some(Message::Unwatched { id }), arriving) => {
+                    self.arriving = arriving;
+                    if let Some(pidfd) = self.running.get(&id) {
+                        os::signal(pidfd, libc::SIGKILL)?;
+                    }
+                    return Ok(None);
                 }
                 // The rest of a request that was refused.
                 (Some(Message::Rest { .. }), _) => return Ok(None),
@@ -210,15 +268,23 @@ impl TemplateServer {
             self.arriving = Some((request, total));
             return Ok(None);
         }
-        self.forking = Some(request.id);
-        Ok(Some(Next::Request(request)))
+        match socket::pair() {
+            Ok((theirs, ours)) => {
+                self.forking = Some((request.id, ours));
+                Ok(Some(Next::Request(Request { gate: Some(theirs), ..request })))
+            }
+            Err(error) => {
+                self.refuse(request.id, &error);
+                Ok(None)
+            }
+        }
     }
 
     /// More descriptors arrived than this process may have open.
     fn refuse_descriptors(&mut self, bytes: &[u8]) -> io::Result<Option<Next>> {
         self.arriving = None;
         if let Some(Message::Request { id, .. } | Message::Rest { id }) = Message::decode(bytes) {
-            self.outbox.push_back((Message::Refused { id, errno: libc::EMFILE }, None));
+            self.outbox.push_back(Message::Refused { id, errno: libc::EMFILE }.into());
         }
         Ok(None)
     }
@@ -227,5 +293,52 @@ impl TemplateServer {
 impl AsRawFd for TemplateServer {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A template that was asked for a child, the request, and the owner's end.
+    fn asked() -> (TemplateServer, Request, OwnedFd) {
+        let (owner, template) = socket::pair().unwrap();
+        let mut server = TemplateServer::new(template.into_raw_fd()).unwrap();
+        let payload = socket::sealed(b"payload").unwrap();
+        let message = Message::Request { id: 1, fds: 1 };
+        socket::send(&owner, &message.encode(), &[payload.as_fd()], true).unwrap();
+        let soon = Instant::now() + Duration::from_secs(20);
+        let Some(Next::Request(request)) = server.wait_request(soon).unwrap() else {
+            panic!("no request")
+        };
+        (server, request, owner)
+    }
+
+    #[test]
+    fn a_child_of_a_template_that_dies_before_it_answers_is_none() {
+        let (server, request, _owner) = asked();
+        drop(server);
+        assert!(!request.is_known());
+        let (mut server, request, _owner) = asked();
+        let mut child = Command::new("true").spawn().unwrap();
+        server.launched(child.id()).unwrap();
+        drop(server);
+        assert!(!request.is_known(), "the answer was not sent yet");
+        let _ = child.wait();
+    }
+
+    #[test]
+    fn a_child_begins_when_its_owner_has_the_answer() {
+        let (mut server, request, owner) = asked();
+        let mut child = Command::new("true").spawn().unwrap();
+        server.launched(child.id()).unwrap();
+        let _ = server.wait_request(Instant::now()).unwrap();
+        assert!(socket::wait_readable(&owner, Some(Instant::now())).unwrap());
+        drop(server);
+        assert!(request.is_known());
+        let _ = child.wait(); // if the template has not
     }
 }

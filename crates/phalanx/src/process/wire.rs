@@ -20,11 +20,29 @@ pub(super) const HINT_LEN: usize = 4000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Message {
-    Request { id: u64, fds: usize },
-    Rest { id: u64 },
-    Launched { id: u64, pid: u32 },
-    Refused { id: u64, errno: i32 },
-    Exited { id: u64, status: i32 },
+    Request {
+        id: u64,
+        fds: usize,
+    },
+    Rest {
+        id: u64,
+    },
+    Launched {
+        id: u64,
+        pid: u32,
+    },
+    Refused {
+        id: u64,
+        errno: i32,
+    },
+    Exited {
+        id: u64,
+        status: i32,
+    },
+    /// The owner has no descriptor left for the child that was launched: it is not to be.
+    Unwatched {
+        id: u64,
+    },
 }
 
 impl Message {
@@ -35,6 +53,7 @@ impl Message {
             Self::Launched { id, pid } => [3, id, pid.into()],
             Self::Refused { id, errno } => [4, id, errno.cast_unsigned().into()],
             Self::Exited { id, status } => [5, id, status.cast_unsigned().into()],
+            Self::Unwatched { id } => [6, id, 0],
         };
         bytemuck::cast(words)
     }
@@ -49,6 +68,7 @@ impl Message {
             3 => Some(Self::Launched { id, pid: low }),
             4 => Some(Self::Refused { id, errno: low.cast_signed() }),
             5 => Some(Self::Exited { id, status: low.cast_signed() }),
+            6 => Some(Self::Unwatched { id }),
             _ => None,
         }
     }
@@ -66,6 +86,7 @@ mod tests {
             Message::Launched { id: 2, pid: 4711 },
             Message::Refused { id: 3, errno: 11 },
             Message::Exited { id: 4, status: -1 },
+            Message::Unwatched { id: 5 },
         ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }

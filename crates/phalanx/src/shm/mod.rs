@@ -9,6 +9,8 @@ mod arena;
 mod atomic;
 mod bell;
 mod claim;
+#[cfg(all(test, not(loom)))]
+mod fuzz;
 #[cfg(not(loom))]
 pub(crate) mod heirs;
 #[cfg(not(loom))]
@@ -41,7 +43,7 @@ pub(crate) use placed::{Placed, Words, words};
 pub(crate) use plain::Plain;
 pub(crate) use ring::{Consumer, Head, Producer};
 #[cfg(not(loom))]
-pub(crate) use seat::{Control, Order, Region, Seat, SeatInbox, SeatOutbox};
+pub(crate) use seat::{Account, Control, Order, Region, Seat, SeatInbox, SeatOutbox};
 #[cfg(not(loom))]
 pub(crate) use slab::{Slab, Slot, Span, View};
 #[cfg(not(loom))]

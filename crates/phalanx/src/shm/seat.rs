@@ -14,7 +14,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
 
@@ -49,6 +50,8 @@ pub(crate) enum Order {
     Serve,
     /// Leave when the inbox is empty.
     Leave,
+    /// Leave before the next task.
+    Retire,
 }
 
 /// The words of the control page.
@@ -76,12 +79,52 @@ struct Words {
     inbox: Counters,
     outbox: Counters,
     claims: [Claim; CLAIMS],
+    /// What the worker says of its work.
+    log: CachePadded<Log>,
+    /// Written by the owner: the task that is to end, and why.
+    asked: CachePadded<AtomicU64>,
     /// Written by the owner: the worker's span, or 0 for none.
     span: AtomicU32,
     /// For each loan, the span that it is from until the owner has let go of it: written by the
     /// worker; the owner turns it into 0.
     loans: [AtomicU32; LOANS],
 }
+
+/// What a worker says of its work. Nobody else writes it.
+#[derive(Debug, Default)]
+#[repr(C)]
+struct Log {
+    /// The task that is being run, and a bit; 0 for none.
+    running: AtomicU64,
+    /// When it began, in nanoseconds of the monotonic clock.
+    since: AtomicU64,
+    /// The last task that was told to end, and a bit.
+    told: AtomicU64,
+    returned: AtomicU64,
+    failed: AtomicU64,
+    /// Nanoseconds that tasks took which have ended.
+    busy: AtomicU64,
+}
+
+/// What a worker has done, by its own account.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) returned: u64,
+    pub(crate) failed: u64,
+    pub(crate) busy: Duration,
+    /// The task that it runs, and since when on the monotonic clock.
+    pub(crate) running: Option<(u64, Duration)>,
+}
+
+/// A task in a word that is 0 for none.
+fn named(task: u64) -> u64 {
+    task << 2 | 1
+}
+
+/// How many workers a pool may have. Each needs a process, three descriptors and a mapping, so that
+/// other limits are met before.
+const MOST: usize = 1 << 16;
+const _: () = assert!(MOST * SEAT + PAGE <= SPAN);
 
 /// The memory of a pool.
 #[derive(Debug)]
@@ -92,9 +135,12 @@ pub(crate) struct Region {
 impl Region {
     /// Room for `seats` workers. Memory is taken as it is used.
     pub(crate) fn new(seats: usize) -> Result<Self> {
-        let len = seats.checked_mul(SEAT).and_then(|len| len.checked_add(PAGE));
-        let len = len.filter(|&len| len <= SPAN && u32::try_from(seats).is_ok());
-        let len = len.ok_or_else(|| Error::invalid(format!("{seats} workers are too many")))?;
+        if seats > MOST {
+            return Err(Error::invalid(format!(
+                "{seats} workers are too many: a pool has at most {MOST}"
+            )));
+        }
+        let len = seats * SEAT + PAGE;
         // Where files must be small (RLIMIT_FSIZE) there are no spans.
         let len = if limits::largest_file() >= WHOLE as u64 { WHOLE } else { len };
         let memory = Memory::new("phalanx-pool", len);
@@ -248,6 +294,60 @@ impl Seat {
         CLAIMS
     }
 
+    /// The worker, when it has claimed a task.
+    pub(crate) fn begin(&self, task: u64, now: Duration) {
+        let log = &self.words().log;
+        log.since.store(nanos(now), Ordering::Relaxed);
+        log.running.store(named(task), Ordering::Release);
+    }
+
+    /// The worker, before it sends how the task ended.
+    pub(crate) fn rest(&self, returned: bool, took: Duration) {
+        let log = &self.words().log;
+        log.running.store(0, Ordering::Release);
+        let add = |word: &AtomicU64, n| {
+            word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        };
+        add(if returned { &log.returned } else { &log.failed }, 1);
+        add(&log.busy, nanos(took));
+    }
+
+    pub(crate) fn account(&self) -> Account {
+        let log = &self.words().log;
+        let running = log.running.load(Ordering::Acquire);
+        let since = Duration::from_nanos(log.since.load(Ordering::Relaxed));
+        Account {
+            returned: log.returned.load(Ordering::Relaxed),
+            failed: log.failed.load(Ordering::Relaxed),
+            busy: Duration::from_nanos(log.busy.load(Ordering::Relaxed)),
+            running: (running != 0).then_some((running >> 2, since)),
+        }
+    }
+
+    /// The owner wants a task to end, for a reason that is a number below 4.
+    pub(crate) fn ask(&self, task: u64, why: u8) {
+        debug_assert!(why < 4, "two bits");
+        self.words().asked.store(task << 2 | u64::from(why & 3), Ordering::Release);
+    }
+
+    /// The worker: is the task that it runs to end? Told once, with the reason.
+    pub(crate) fn hear(&self) -> Option<u8> {
+        let (log, asked) = (&self.words().log, self.words().asked.load(Ordering::Acquire));
+        let running = log.running.load(Ordering::Relaxed);
+        let meant = running != 0 && running == named(asked >> 2) && asked & 3 != 0;
+        if !meant || log.told.load(Ordering::Relaxed) == running {
+            return None;
+        }
+        // Published by the push of the outcome.
+        log.told.store(running, Ordering::Release);
+        Some((asked & 3) as u8)
+    }
+
+    /// The owner: has the worker heard that this task is to end?
+    pub(crate) fn has_heard(&self, task: u64) -> bool {
+        self.words().log.told.load(Ordering::Acquire) == named(task)
+    }
+
     pub(crate) fn set_order(&self, order: Order) {
         self.words().order.store(order as u32, Ordering::Release);
     }
@@ -255,6 +355,7 @@ impl Seat {
     pub(crate) fn order(&self) -> Order {
         match self.words().order.load(Ordering::Acquire) {
             0 => Order::Serve,
+            2 => Order::Retire,
             _ => Order::Leave,
         }
     }
@@ -283,6 +384,10 @@ impl Seat {
     pub(crate) fn take_waiting(&self) -> bool {
         take(&self.words().waiting)
     }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn take(word: &AtomicU32) -> bool {

@@ -38,7 +38,10 @@ impl Span {
 
     fn place(&self, at: u64, len: u64) -> io::Result<(usize, usize)> {
         let end = at.checked_add(len).filter(|end| *end <= self.len as u64);
-        end.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a piece outside its span"))?;
+        // Whoever tells of a piece has written it. A length that is a lie must not take memory here.
+        if end.is_none() || len > self.memory.backed()? {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a piece outside its span"));
+        }
         Ok((self.start + at as usize, len as usize))
     }
 
@@ -236,6 +239,15 @@ impl Slab {
         false
     }
 
+    /// Is there no slot but free ones, each once?
+    #[cfg(test)]
+    pub(crate) fn is_whole(&self) -> bool {
+        let state = self.state();
+        let idle = state.idle.values().flatten().map(|room| room.mapping.len());
+        let bare = state.bare.iter().map(|(size, places)| size * places.len());
+        idle.chain(bare).sum::<usize>() == state.next
+    }
+
     #[cfg(test)]
     fn kept(&self) -> usize {
         self.state().kept
@@ -274,6 +286,16 @@ impl Slot {
         assert!(bytes.len() <= self.len, "more bytes than the slot has");
         // SAFETY: as many bytes are mapped, which only this process writes.
         unsafe { self.start().as_ptr().copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+    }
+
+    /// Copies what is in `other`, which is as long.
+    pub(crate) fn copy_from(&self, other: &Slot) {
+        assert!(self.len == other.len, "slots of different lengths");
+        // SAFETY: as many bytes are mapped in both, which are not the same; of the other one somebody
+        // may write some meanwhile, who then has spoilt the copy and nothing else.
+        unsafe {
+            self.start().as_ptr().copy_from_nonoverlapping(other.start().as_ptr(), self.len);
+        }
     }
 
     /// What was put into it.
@@ -362,5 +384,15 @@ mod tests {
             assert!(slab.span.read(at, len).is_err());
         }
         assert!(slab.take(usize::MAX).is_err());
+    }
+
+    #[test]
+    fn a_piece_that_nobody_can_have_written_is_an_error() {
+        let slab = slab();
+        let slot = slab.take(1 << 20).unwrap();
+        let (at, len) = slot.place();
+        assert!(slab.span.view(at, len, Box::new(())).is_ok());
+        assert!(slab.span.view(at, 2 * len, Box::new(())).is_err());
+        assert!(slab.span.read(at, 2 * len).is_err());
     }
 }

@@ -94,6 +94,11 @@ impl<W: Words> Store<W> {
         self.segments
     }
 
+    /// How many bytes have pages.
+    pub(crate) fn backed(&self) -> io::Result<u64> {
+        self.memory.backed()
+    }
+
     fn table(&self, offset: usize) -> &[AtomicU32] {
         // SAFETY: the layout ends within the mapping.
         let start = unsafe { self.mapping.start().add(offset) }.cast::<AtomicU32>();

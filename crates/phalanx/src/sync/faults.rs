@@ -15,7 +15,7 @@ use super::{Arena, Barrier, Condvar, Event, Lock, RwLock, Semaphore, Shared};
 use crate::error::Result;
 
 /// What a started process is told: the operation, where to die, and the object's place.
-const TOLD: &str = "PHALANX_FAULT";
+pub(crate) const TOLD: &str = "PHALANX_FAULT";
 
 static ARMED: OnceLock<String> = OnceLock::new();
 

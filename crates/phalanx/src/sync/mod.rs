@@ -54,6 +54,8 @@ mod condvar;
 mod event;
 #[cfg(all(test, not(loom)))]
 pub(crate) mod faults;
+#[cfg(all(test, not(loom)))]
+mod fuzz;
 #[cfg(not(loom))]
 mod gathering;
 mod hold;

@@ -81,6 +81,10 @@ impl Memory {
         0
     }
 
+    pub(crate) fn backed(&self) -> io::Result<u64> {
+        match *self {}
+    }
+
     pub(crate) fn back(&self, offset: usize, len: usize) -> io::Result<()> {
         match *self {}
     }
@@ -108,6 +112,18 @@ impl Memory {
 
 pub(crate) fn total_memory() -> u64 {
     u64::MAX
+}
+
+pub(crate) mod cpus {
+    use std::path::Path;
+
+    pub(crate) fn in_affinity() -> usize {
+        std::thread::available_parallelism().map_or(1, usize::from)
+    }
+
+    pub(crate) fn quota(root: &Path) -> Option<f64> {
+        None
+    }
 }
 
 pub(crate) mod named {
@@ -273,6 +289,10 @@ pub(crate) mod fork {
         }
     }
 
+    pub(crate) fn undivided<R>(call: impl FnOnce() -> R) -> R {
+        call()
+    }
+
     /// A descriptor that a forked child keeps all the same.
     #[derive(Debug)]
     pub(crate) struct ForkClosed(OwnedFd);
@@ -308,12 +328,37 @@ pub(crate) fn lifeline() -> io::Result<(ForkClosed, OwnedFd)> {
     unsupported()
 }
 
+#[derive(Debug)]
+pub(crate) struct Report;
+
+pub(crate) fn report() -> io::Result<(Report, OwnedFd)> {
+    unsupported()
+}
+
+impl Report {
+    pub(crate) fn take(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
 pub(crate) fn heirloom() -> io::Result<(ForkClosed, OwnedFd)> {
     unsupported()
 }
 
-pub(crate) fn die_with_owner(lifeline: OwnedFd) -> io::Result<()> {
+pub(crate) fn die_with_owner(lifeline: OwnedFd, tree: bool) -> io::Result<()> {
     unsupported()
+}
+
+pub(crate) fn kill_tree_of(leader: u32, owner: &ForkClosed) -> io::Result<()> {
+    unsupported()
+}
+
+pub(crate) fn let_tree_be(owner: &ForkClosed) -> io::Result<()> {
+    unsupported()
+}
+
+pub(crate) fn trace_signal() -> i32 {
+    0
 }
 
 /// Blocks none: the engine's thread, which needs it, has no [`Poller`] to begin with.
@@ -322,6 +367,18 @@ pub(crate) fn block_signals<T>(start: impl FnOnce() -> T) -> T {
 }
 
 pub(crate) mod child {
+    pub(crate) fn resident(pid: u32) -> Option<u64> {
+        None
+    }
+
+    pub(crate) fn unshared(pid: u32) -> Option<u64> {
+        None
+    }
+
+    pub(crate) fn private(pid: u32) -> Option<u64> {
+        None
+    }
+
     use std::ffi::{CStr, CString};
 
     use super::*;
@@ -345,6 +402,7 @@ pub(crate) mod child {
     pub(crate) struct Surroundings<'a> {
         pub(crate) directory: Option<&'a CStr>,
         pub(crate) streams: [Option<BorrowedFd<'a>>; 3],
+        pub(crate) held: bool,
     }
 
     pub(crate) fn spawn(
@@ -457,6 +515,10 @@ pub(crate) mod limits {
         Stack,
         /// Bytes of memory that is kept from being swapped (RLIMIT_MEMLOCK).
         LockedMemory,
+    }
+
+    pub(crate) fn most(resource: Resource) -> String {
+        "unlimited".into()
     }
 
     pub(crate) fn largest_file() -> u64 {

@@ -16,15 +16,22 @@
 //! | `fork::{generation, ForkClosed}` | what a forked child must not keep | pthread_atfork(3) |
 //! | `fork::{children, Whole}` | who may know a thing; state that a fork finds whole | pthread_atfork(3) |
 //! | `lifeline`, `die_with_owner` | a worker that ends with its owner | pipe(7), F_SETSIG in fcntl(2) |
+//! | `kill_tree_of`, `let_tree_be` | what a worker has started, which ends with it | setpgid(2), F_SETOWN in fcntl(2) |
+//! | `report` | a pipe at which nobody waits | pipe(7) |
+//! | `trace_signal` | a signal of ours | signal(7) |
 //! | `heirloom` | a pipe that tells when the last forked child has ended | pipe(7) |
 //! | `child::*` | start, watch, signal and reap a process | posix_spawn(3), pidfd_open(2), waitid(2) |
 //! | `rendezvous::*` | meeting a process of the same user | abstract sockets, unix(7) |
+//! | `cpus::*` | how many CPUs a process may use | sched_getaffinity(2), cgroups(7) |
 //! | `limits::*` | what a process may use | setpriority(2), sched_setaffinity(2), prlimit(2) |
 //! | `socket::*` | messages with descriptors between relatives | socketpair(2), SCM_RIGHTS in unix(7) |
 //! | `stream::*` | bytes over descriptors that others may have, too | recvmsg(2), sendmsg(2), preadv2(2) |
 //! | `thread::current` | which thread of the process | the thread pointer |
 //! | `code::*` | a function's place in the executable | the anchor's address |
 //! | `again::*` | a program that runs itself again | memfd_create(2), `.init_array` |
+
+#[cfg(all(test, not(loom)))]
+pub(crate) mod counting;
 
 #[cfg(all(target_os = "linux", not(phalanx_hollow)))]
 mod linux;

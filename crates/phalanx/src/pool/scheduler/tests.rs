@@ -95,6 +95,16 @@ impl Simulation {
         }
     }
 
+    /// Nobody wants the task any more that is there in the backlog.
+    fn withdraw(&mut self, at: usize) {
+        let there = self.scheduler.backlog.get(at).copied();
+        if let Some(task) = there.filter(|task| !self.scheduler.ghosts.contains(task)) {
+            self.lost.insert(task);
+            self.scheduler.withdraw(task);
+            self.obey();
+        }
+    }
+
     /// Everybody comes back and works until nothing is left.
     fn finish_all(&mut self) {
         let mut steps = 0;
@@ -120,6 +130,7 @@ enum Step {
     Finish(usize, u64),
     Die(usize, bool),
     Wait(u64),
+    Withdraw(usize),
 }
 
 fn step(workers: usize) -> impl Strategy<Value = Step> {
@@ -130,6 +141,7 @@ fn step(workers: usize) -> impl Strategy<Value = Step> {
         6 => (worker.clone(), 1u64..5_000_000).prop_map(|(w, took)| Step::Finish(w, took)),
         1 => (worker, any::<bool>()).prop_map(|(w, running)| Step::Die(w, running)),
         1 => (1u64..3_000_000).prop_map(Step::Wait),
+        1 => (0usize..40).prop_map(Step::Withdraw),
     ]
 }
 
@@ -145,14 +157,17 @@ proptest! {
                 Step::Submit(n) => (0..n).for_each(|_| it.submit()),
                 Step::Finish(worker, took) => it.finish(worker, Duration::from_nanos(took)),
                 Step::Die(worker, running) => it.die(worker, running),
+                Step::Withdraw(at) => it.withdraw(at),
                 Step::Wait(nanos) => {
                     it.now += Duration::from_nanos(nanos);
                     it.scheduler.wake(it.now);
                     it.obey();
                 }
             }
+            let backlog = it.scheduler.backlog.len() - it.scheduler.ghosts.len();
             let queued: usize = it.inboxes.iter().map(VecDeque::len).sum();
-            prop_assert_eq!(it.scheduler.outstanding(), queued + it.scheduler.backlog.len());
+            prop_assert_eq!(it.scheduler.outstanding(), queued + backlog);
+            prop_assert!(backlog > 0 || it.scheduler.backlog.is_empty(), "a ghost at the front");
             let behind: usize = it.inboxes.iter().map(|q| q.len().saturating_sub(1)).sum();
             prop_assert_eq!(it.scheduler.behind, behind);
         }

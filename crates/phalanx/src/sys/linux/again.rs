@@ -4,11 +4,13 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 
-use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::fs::MemfdFlags;
+
+use super::memory;
 
 /// A file in memory, empty, without a name.
 pub(crate) fn scratch() -> io::Result<File> {
-    Ok(memfd_create("phalanx-result", MemfdFlags::CLOEXEC)?.into())
+    Ok(memory::create("phalanx-result", MemfdFlags::CLOEXEC)?.into())
 }
 
 /// Takes a variable out of the environment, if that is safe: if there is no other thread.

@@ -13,7 +13,9 @@ use rustix::process::{
     pidfd_send_signal, waitid, waitpid,
 };
 
+use super::limits;
 use super::socket::borrow;
+use crate::error::in_call;
 
 /// A descriptor for the process `pid`, readable from its end on.
 ///
@@ -21,7 +23,7 @@ use super::socket::borrow;
 pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().filter(|pid| *pid > 0).and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))?;
-    Ok(pidfd_open(pid, PidfdFlags::empty())?)
+    pidfd_open(pid, PidfdFlags::empty()).map_err(|error| in_call("pidfd_open(2)", error))
 }
 
 /// Takes the exit status of a child of ours, as waitpid(2) gives it, if it has ended.
@@ -64,12 +66,14 @@ pub(crate) struct Surroundings<'a> {
     pub(crate) directory: Option<&'a CStr>,
     /// What it has as standard input, output and error.
     pub(crate) streams: [Option<BorrowedFd<'a>>; 3],
+    /// SIGINT is blocked.
+    pub(crate) held: bool,
 }
 
 /// Runs the program `path` in a new process; without `env`, in our environment.
 ///
 /// The descriptors `keep` stay open there at their numbers, with 0, 1 and 2; all others are closed.
-/// No signal is blocked there.
+/// No signal is blocked there, but for SIGINT if that is asked for.
 pub(crate) fn spawn(
     path: &CStr,
     args: &[CString],
@@ -86,8 +90,13 @@ pub(crate) fn spawn(
         }
     };
     let mut actions = FileActions::new()?;
-    for fd in others(keep)? {
-        actions.close(fd)?;
+    for fd in others(keep) {
+        match actions.close(fd) {
+            // The limit has been lowered since it was opened, and the C library takes no number
+            // beyond it: that one stays open there.
+            Err(error) if error.raw_os_error() == Some(libc::EBADF) => {}
+            other => other?,
+        }
     }
     for &fd in keep {
         fcntl_getfd(borrow(fd)?)?; // EBADF here, where the caller learns of it
@@ -106,7 +115,7 @@ pub(crate) fn spawn(
     for (number, stream) in &streams {
         actions.copy(stream.as_raw_fd(), *number)?;
     }
-    let attributes = Attributes::new()?;
+    let attributes = Attributes::new(surroundings.held)?;
     let (args, env) = (pointers(args), pointers(env));
     let mut pid = 0;
     // SAFETY: every pointer is to a NUL-terminated string, or to an array that ends with null,
@@ -120,23 +129,28 @@ pub(crate) fn spawn(
             args.as_ptr(),
             env.as_ptr(),
         )
-    })?;
+    })
+    .map_err(|error| in_call("clone(2), clone3(2) or execve(2)", error))?;
     Ok(pid.cast_unsigned())
 }
 
 /// The descriptors above 2 that would survive exec and are not among `keep`.
-fn others(keep: &[RawFd]) -> io::Result<Vec<RawFd>> {
-    let open = fs::read_dir("/proc/self/fd")?;
-    let numbers = open.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    Ok(numbers
-        .filter(|fd| *fd > 2 && !keep.contains(fd))
-        .filter(|fd| {
-            borrow(*fd)
-                .and_then(|fd| Ok(fcntl_getfd(fd)?))
-                .is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
-        })
-        .collect())
+fn others(keep: &[RawFd]) -> Vec<RawFd> {
+    let survives = |fd: RawFd| {
+        let flags = borrow(fd).and_then(|fd| Ok(fcntl_getfd(fd)?));
+        flags.is_ok_and(|flags| !flags.contains(FdFlags::CLOEXEC))
+    };
+    let mut others: Vec<RawFd> = match fs::read_dir("/proc/self/fd") {
+        Ok(open) => open.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok()).collect(),
+        // Not mounted, or there is no descriptor left to read it: ask for one after the other.
+        Err(_) => (3..limits::open_files().min(MANY)).collect(),
+    };
+    others.retain(|fd| *fd > 2 && !keep.contains(fd) && survives(*fd));
+    others
 }
+
+/// Where /proc cannot tell, descriptors are looked for up to here: a tenth of a second's work.
+const MANY: RawFd = 1 << 20;
 
 fn environment() -> Vec<CString> {
     let entry = |(name, value): (OsString, OsString)| {
@@ -195,7 +209,8 @@ impl Drop for FileActions {
 struct Attributes(libc::posix_spawnattr_t);
 
 impl Attributes {
-    fn new() -> io::Result<Self> {
+    /// With a signal mask that is empty but for SIGINT if that is `held`.
+    fn new(held: bool) -> io::Result<Self> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: it fills the memory that we give it.
         check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
@@ -206,7 +221,11 @@ impl Attributes {
         // SAFETY: it fills the memory that we give it.
         unsafe { libc::sigemptyset(mask.as_mut_ptr()) };
         // SAFETY: filled above.
-        let mask = unsafe { mask.assume_init() };
+        let mut mask = unsafe { mask.assume_init() };
+        if held {
+            // SAFETY: initialised, and that is a signal's number.
+            unsafe { libc::sigaddset(&raw mut mask, libc::SIGINT) };
+        }
         // SAFETY: both are initialised.
         check(unsafe { libc::posix_spawnattr_setsigmask(&raw mut this.0, &raw const mask) })?;
         let flags = libc::POSIX_SPAWN_SETSIGMASK as libc::c_short;
@@ -221,4 +240,31 @@ impl Drop for Attributes {
         // SAFETY: initialised by `new`, and not used after this.
         unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };
     }
+}
+
+/// Bytes of memory that a process has in use: the resident set of proc_pid_statm(5).
+pub(crate) fn resident(pid: u32) -> Option<u64> {
+    Some(statm(pid)?.0)
+}
+
+/// Those of them that are no mapping of a file or of shared memory.
+pub(crate) fn unshared(pid: u32) -> Option<u64> {
+    let (resident, shared) = statm(pid)?;
+    Some(resident.saturating_sub(shared))
+}
+
+/// Those of them that no other process sees, not even the one that it was forked from: the private
+/// pages of proc_pid_smaps(5). To count them takes a millisecond or more.
+pub(crate) fn private(pid: u32) -> Option<u64> {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let lines = text.lines().filter(|line| line.starts_with("Private_"));
+    let kib = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    Some(kib.sum::<u64>() << 10)
+}
+
+fn statm(pid: u32) -> Option<(u64, u64)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut pages = text.split(' ').skip(1).map_while(|word| word.parse::<u64>().ok());
+    let size = rustix::param::page_size() as u64;
+    Some((pages.next()? * size, pages.next()? * size))
 }

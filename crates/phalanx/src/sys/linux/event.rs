@@ -8,6 +8,8 @@ use rustix::buffer::spare_capacity;
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
 use rustix::io::Errno;
 
+use crate::error::in_call;
+
 /// A bell for a thread that waits in a [`Poller`].
 #[derive(Debug)]
 pub(crate) struct Event(OwnedFd);
@@ -49,7 +51,9 @@ impl Poller {
 
     /// Reports `token` whenever `fd` is readable, until [`remove`](Self::remove).
     pub(crate) fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        Ok(epoll::add(&self.0, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?)
+        let data = epoll::EventData::new_u64(token);
+        epoll::add(&self.0, fd, data, epoll::EventFlags::IN)
+            .map_err(|error| in_call("epoll_ctl(2)", error))
     }
 
     pub(crate) fn remove(&self, fd: impl AsFd) {

@@ -4,9 +4,11 @@
 //! runs in the child counts the fork and closes the descriptors that only the parent may hold.
 //! It takes no lock and allocates nothing, so it may run whatever the other threads were doing:
 //! the registry is a list of slots that are claimed and freed by single stores, and never shrinks.
-//! A fork that falls between the birth of a descriptor and its claim leaves a copy in that child.
+//! A descriptor is born and closed [behind the gate](undivided), together with its slot: a fork copies
+//! descriptors first and memory later, and would find one without the other. One that came from
+//! elsewhere leaves a copy in a child that was forked before it was claimed.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -85,19 +87,39 @@ impl<T> Whole<T> {
     }
 
     /// Runs `call` alone.
+    ///
+    /// # Panics
+    ///
+    /// Within another `with`.
     pub(crate) fn with<R>(&self, call: impl FnOnce(&mut T) -> R) -> R {
-        struct Inside;
-        impl Drop for Inside {
-            fn drop(&mut self) {
-                GATE.open();
-            }
-        }
-        generation(); // registers the handlers
-        GATE.close();
-        let _inside = Inside;
+        assert!(!INSIDE.get(), "one at a time");
         // SAFETY: the gate is closed behind us, and `call` does not outlive this function.
-        call(unsafe { &mut *self.0.get() })
+        undivided(|| call(unsafe { &mut *self.0.get() }))
     }
+}
+
+thread_local! {
+    /// This thread has closed the gate.
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `call`, short and simple, so that a fork falls before or after it.
+pub(crate) fn undivided<R>(call: impl FnOnce() -> R) -> R {
+    struct Inside;
+    impl Drop for Inside {
+        fn drop(&mut self) {
+            INSIDE.set(false);
+            GATE.open();
+        }
+    }
+    if INSIDE.get() {
+        return call();
+    }
+    generation(); // registers the handlers
+    GATE.close();
+    INSIDE.set(true);
+    let _inside = Inside;
+    call()
 }
 
 const OPEN: u32 = 0;
@@ -200,9 +222,11 @@ impl AsRawFd for ForkClosed {
 impl Drop for ForkClosed {
     fn drop(&mut self) {
         if self.is_ours() {
-            self.slot.store(FREE, Ordering::Relaxed);
-            // SAFETY: ours alone since `new`, and in this process nobody closed it.
-            drop(unsafe { OwnedFd::from_raw_fd(self.fd) });
+            undivided(|| {
+                self.slot.store(FREE, Ordering::Relaxed);
+                // SAFETY: ours alone since `new`, and in this process nobody closed it.
+                drop(unsafe { OwnedFd::from_raw_fd(self.fd) });
+            });
         }
     }
 }

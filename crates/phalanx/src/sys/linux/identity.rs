@@ -7,11 +7,13 @@ use std::fs;
 use std::io;
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::{Pid, test_kill_process};
 
-use super::fork;
+use super::socket::wait_readable;
+use super::{child, fork};
 
 /// Bits of a pid: the kernel's PID_MAX_LIMIT is 2^22.
 const PID_BITS: u32 = 22;
@@ -86,7 +88,7 @@ impl ProcessId {
             Ok(stat) if stat.ended => Fate::Ended(stat.status),
             Ok(_) => Fate::Alive,
             // No such process; or /proc is not mounted, or hides other people's (hidepid).
-            Err(_) if exists(self.pid()) => Fate::Alive,
+            Err(_) if runs(self.pid()) => Fate::Alive,
             Err(_) => Fate::Ended(None),
         }
     }
@@ -101,9 +103,17 @@ pub(super) fn forget() {
     OWN.store(0, Ordering::Relaxed);
 }
 
-fn exists(pid: u32) -> bool {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
-    pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+/// What can be said without /proc. A process that has ended and that nobody has reaped can still be
+/// sent signals, so its pidfd is asked, if we can have one.
+fn runs(pid: u32) -> bool {
+    match child::open(pid) {
+        Ok(pidfd) => !wait_readable(pidfd, Some(Instant::now())).unwrap_or(false),
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => false,
+        Err(_) => {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+            pid.is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
+        }
+    }
 }
 
 /// What we need of /proc/PID/stat.

@@ -5,6 +5,22 @@
 //! fcntl(2)), and the only thing that can happen is that the owner is gone. Unlike
 //! `PR_SET_PDEATHSIG` this needs no parenthood, and does not follow the *thread* that forked.
 //! It costs the worker one descriptor, and no thread.
+//!
+//! # The tree below a worker
+//!
+//! Where what a worker has started is to end with it, the worker leads a process group of its own,
+//! and the same pipe carries the signal to all of it. Each end names the group as its owner, by the
+//! kernel's own reference to it and not by a number that somebody else may have later:
+//!
+//! | who ends | what the kernel does |
+//! | --- | --- |
+//! | the owner | the read end has lost its last writer: SIGKILL to the group, worker and all |
+//! | the worker, and nobody else has the read end | the write end has lost its last reader: SIGKILL to what is left of the group |
+//! | the worker, whose forked child has the read end, too | nothing yet; the owner sees the end, and closes the write end: as in the first line |
+//!
+//! The kernel signals a group under the lock under which fork(2) adds to it, and a process that has
+//! SIGKILL pending cannot fork: so there is no race between looking and killing. Who leaves the group
+//! (`setsid`) stays: that is how a program says that it is to go on.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -12,44 +28,71 @@ use std::sync::Mutex;
 use std::time::Instant;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{getpgrp, getpid, setpgid};
 
-use super::fork::ForkClosed;
+use super::fork::{ForkClosed, undivided};
 use super::socket::wait_readable;
 
 /// The owner's end and the worker's end.
 pub(crate) fn lifeline() -> io::Result<(ForkClosed, OwnedFd)> {
-    let (worker, owner) = pipe_with(PipeFlags::CLOEXEC)?;
-    Ok((ForkClosed::new(owner), worker))
+    undivided(|| {
+        let (worker, owner) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok((ForkClosed::new(owner), worker))
+    })
 }
 
 /// A pipe whose write end forked children inherit, and whose read end they do not: once its maker
 /// has closed the write end, the read end is readable when the last of them has ended, or runs
 /// another program.
 pub(crate) fn heirloom() -> io::Result<(ForkClosed, OwnedFd)> {
-    let (owner, heirs) = pipe_with(PipeFlags::CLOEXEC)?;
-    Ok((ForkClosed::new(owner), heirs))
+    undivided(|| {
+        let (owner, heirs) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok((ForkClosed::new(owner), heirs))
+    })
 }
 
-/// From now on the kernel kills this process when the owner's end of `lifeline` closes.
+/// From now on the kernel kills this process when the owner's end of `lifeline` closes; with `tree`,
+/// all of the process group that it leads from now on.
 ///
 /// If it is closed already, the process ends here.
-pub(crate) fn die_with_owner(lifeline: OwnedFd) -> io::Result<()> {
+pub(crate) fn die_with_owner(lifeline: OwnedFd, tree: bool) -> io::Result<()> {
     static KEPT: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
 
     let pid = std::process::id().cast_signed();
-    let fd = lifeline.as_raw_fd();
-    // SAFETY: an integer argument, on a descriptor that we own.
-    check(unsafe { libc::fcntl(fd, libc::F_SETOWN, pid) })?;
-    // SAFETY: as above.
-    check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGKILL) })?;
-    // SAFETY: as above.
-    check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | libc::O_NONBLOCK) })?;
+    // A session's leader leads its group, and is not asked.
+    if tree && getpgrp() != getpid() {
+        setpgid(None, None)?;
+    }
+    kill_when_closed(&lifeline, if tree { -pid } else { pid }, libc::O_NONBLOCK)?;
     // An owner that died before the line above rings no more, so look once.
     if wait_readable(&lifeline, Some(Instant::now()))? {
         std::process::exit(1);
     }
     KEPT.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(lifeline);
     Ok(())
+}
+
+/// From now on the kernel kills the process group that `leader` leads, or will lead, when the worker's
+/// end of the lifeline closes. The caller knows that `leader` has not ended, or lets go again.
+pub(crate) fn kill_tree_of(leader: u32, owner: &ForkClosed) -> io::Result<()> {
+    kill_when_closed(owner, -leader.cast_signed(), 0)
+}
+
+/// Takes back what [`kill_tree_of`] did.
+pub(crate) fn let_tree_be(owner: &ForkClosed) -> io::Result<()> {
+    // SAFETY: an integer argument, on a descriptor that we own.
+    check(unsafe { libc::fcntl(owner.as_raw_fd(), libc::F_SETFL, 0) })
+}
+
+/// SIGKILL for a process, or for the group of a negative number, when the other end closes.
+fn kill_when_closed(fd: &impl AsRawFd, whom: i32, flags: libc::c_int) -> io::Result<()> {
+    let fd = fd.as_raw_fd();
+    // SAFETY: an integer argument, on a descriptor that our caller owns.
+    check(unsafe { libc::fcntl(fd, libc::F_SETOWN, whom) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGKILL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, libc::O_ASYNC | flags) })
 }
 
 const F_SETSIG: libc::c_int = 10; // linux/fcntl.h; libc has it for some targets only

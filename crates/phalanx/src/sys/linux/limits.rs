@@ -27,9 +27,36 @@ pub enum Resource {
     LockedMemory,
 }
 
+impl Resource {
+    fn os(self) -> Os {
+        match self {
+            Self::Memory => Os::As,
+            Self::CpuTime => Os::Cpu,
+            Self::OpenFiles => Os::Nofile,
+            Self::FileSize => Os::Fsize,
+            Self::CoreSize => Os::Core,
+            Self::Processes => Os::Nproc,
+            Self::Stack => Os::Stack,
+            Self::LockedMemory => Os::Memlock,
+        }
+    }
+}
+
 fn id(pid: u32) -> io::Result<Option<Pid>> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     pid.map(Some).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+}
+
+/// How much of a resource this process may use, in words.
+pub(crate) fn most(resource: Resource) -> String {
+    let most = rustix::process::getrlimit(resource.os()).current;
+    most.map_or_else(|| "unlimited".into(), |most| most.to_string())
+}
+
+/// One more than the highest number that a descriptor of this process can have.
+pub(super) fn open_files() -> i32 {
+    let most = rustix::process::getrlimit(Os::Nofile).current;
+    most.and_then(|most| i32::try_from(most).ok()).unwrap_or(i32::MAX)
 }
 
 /// How large a file may be that this process makes; memory with a descriptor is one, too.
@@ -58,16 +85,6 @@ pub(crate) fn set_cpus(pid: u32, cpus: &[usize]) -> io::Result<()> {
 
 /// Limits what a process can use, for good unless it is privileged.
 pub(crate) fn limit(pid: u32, resource: Resource, most: u64) -> io::Result<()> {
-    let resource = match resource {
-        Resource::Memory => Os::As,
-        Resource::CpuTime => Os::Cpu,
-        Resource::OpenFiles => Os::Nofile,
-        Resource::FileSize => Os::Fsize,
-        Resource::CoreSize => Os::Core,
-        Resource::Processes => Os::Nproc,
-        Resource::Stack => Os::Stack,
-        Resource::LockedMemory => Os::Memlock,
-    };
-    prlimit(id(pid)?, resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+    prlimit(id(pid)?, resource.os(), Rlimit { current: Some(most), maximum: Some(most) })?;
     Ok(())
 }

@@ -13,6 +13,12 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
 
 use super::fork;
+use crate::error::in_call;
+
+/// An empty file in memory.
+pub(super) fn create(name: &str, flags: MemfdFlags) -> io::Result<OwnedFd> {
+    memfd_create(name, flags).map_err(|error| in_call("memfd_create(2)", error))
+}
 
 /// Memory without a name: it is gone when the last descriptor and the last view are.
 #[derive(Debug)]
@@ -26,7 +32,7 @@ impl Memory {
     ///
     /// The size is sealed: nobody can shrink it under another's feet (SIGBUS).
     pub(crate) fn new(name: &str, len: usize) -> io::Result<Self> {
-        let fd = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let fd = create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&fd, len as u64)?;
         fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
         Ok(Self { fd, len })
@@ -70,6 +76,12 @@ impl Memory {
         // SAFETY: it only returns numbers.
         let pages = unsafe { libc::sysconf(libc::_SC_PHYS_PAGES) };
         usize::try_from(pages).unwrap_or(0).saturating_mul(rustix::param::page_size())
+    }
+
+    /// How many bytes of it have pages: nobody can have written more.
+    pub(crate) fn backed(&self) -> io::Result<u64> {
+        let blocks = rustix::fs::fstat(&self.fd)?.st_blocks;
+        Ok(u64::try_from(blocks).unwrap_or(0).saturating_mul(512))
     }
 
     /// Takes the pages of a range now, so that a lack of memory is an error here and not a signal

@@ -1,6 +1,12 @@
-//! Which thread runs the host program's signal handlers: pthread_sigmask(3).
+//! Which thread runs the host program's signal handlers: pthread_sigmask(3); and a signal of ours:
+//! signal(7).
 
 use std::mem::MaybeUninit;
+
+/// One of the realtime signals, which have no other meaning than a program gives them.
+pub(crate) fn trace_signal() -> i32 {
+    libc::SIGRTMIN() + 5
+}
 
 /// Runs `start` with all signals blocked, so that a thread that it starts has them blocked.
 pub(crate) fn block_signals<T>(start: impl FnOnce() -> T) -> T {

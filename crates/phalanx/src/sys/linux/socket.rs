@@ -6,13 +6,15 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recv, recvmsg,
     sendmsg, socketpair,
 };
+
+use super::memory;
 
 /// How many descriptors fit into one message: the kernel's SCM_MAX_FD is 253.
 pub(crate) const MESSAGE_FDS: usize = 250;
@@ -98,7 +100,7 @@ pub(crate) fn borrow<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
 
 /// Bytes of any number behind a descriptor whose reader starts at the first; nobody can change them.
 pub(crate) fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let fd = memfd_create("phalanx-payload", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let fd = memory::create("phalanx-payload", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let mut file = std::fs::File::from(fd);
     file.write_all(bytes)?;
     io::Seek::rewind(&mut file)?;

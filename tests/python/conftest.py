@@ -10,7 +10,7 @@ from types import FrameType
 
 import phalanx
 import pytest
-from leaks import Holdings, adopt_orphans, kill_since, leaked_since
+from leaks import Holdings, adopt_orphans, kill_since, leaked_since, reap_orphans
 from programs import Program
 from tasks import Log, nothing
 
@@ -103,6 +103,7 @@ def _nothing_left(request: pytest.FixtureRequest, _warm: None, _time_limit: None
     if leaked := leaked_since(before, SETTLE, helpers()):
         kill_since(before, helpers())
         pytest.fail("left behind:\n  " + "\n  ".join(leaked), pytrace=False)
+    reap_orphans(helpers())  # which others have left to us, and /proc grows by
 
 
 @pytest.fixture

@@ -50,6 +50,16 @@ def descendants() -> Pids:
     return found
 
 
+def reap_orphans(helpers: frozenset[int] = frozenset()) -> None:
+    """Let go of the children that have ended; ``helpers`` are somebody's, who will."""
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) not in helpers:
+            try:
+                os.waitpid(int(entry), os.WNOHANG)
+            except ChildProcessError:
+                continue  # not ours
+
+
 def _command(pid: int) -> str:
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -73,6 +73,15 @@ def children() -> set[str]:
     return {pid for each in threads for pid in each.read_text().split()}
 
 
+def is_there(pid: int) -> bool:
+    """Whether the process runs, or its end was not looked at yet; asked without a descriptor."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @contextmanager
 def few_descriptors(free: int) -> Iterator[None]:
     """Within it, so many more can be opened."""

@@ -137,7 +137,7 @@ with few_descriptors(0):
     pids = [worker.pid for worker in pool.stats()]
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    become(lambda: not set(pids) & children(), "their deaths")
+    become(lambda: not any(map(is_there, pids)), "their deaths")
     held = []
     try:  # what the dead have left is taken, too
         while True: held.append(os.dup(1))

@@ -38,8 +38,12 @@ def main_is_importable() -> bool:
 
 def note(function: object) -> None:
     """Workers to come will need the function's module: let a template import it once."""
+    note_module(getattr(function, "__module__", None))
+
+
+def note_module(module: object) -> None:
+    """Workers to come will need this module."""
     forkserver = sys.modules.get("phalanx.forkserver")
-    module = getattr(function, "__module__", None)
     if forkserver is not None and isinstance(module, str):
         forkserver._forkserver.note(module)
 
@@ -64,17 +68,31 @@ class _ByValue:
         return pickle.loads, (dumps_by_value(self._function, "the function"),)
 
 
-class Retrying:
+class _Around:
+    """A function, called in another way; it goes by its name."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+        for name in ("__module__", "__qualname__"):
+            if hasattr(function, name):
+                setattr(self, name, getattr(function, name))
+
+
+class Rows(_Around):
+    """A function that is called with a row of arguments: by name, if it is a mapping."""
+
+    def __call__(self, row: Any) -> object:
+        return self.function(**row) if hasattr(row, "keys") else self.function(*row)
+
+
+class Retrying(_Around):
     """A function of which some exceptions are worth another try."""
 
     def __init__(
         self, function: Callable[..., object], kinds: tuple[type[BaseException], ...]
     ) -> None:
-        self.function = function
+        super().__init__(function)
         self.kinds = kinds
-        for name in ("__module__", "__qualname__"):
-            if hasattr(function, name):
-                setattr(self, name, getattr(function, name))
 
     def __call__(self, *args: object, **kwargs: object) -> object:
         try:

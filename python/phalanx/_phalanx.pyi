@@ -33,6 +33,7 @@ __all__ = [
     "Supervisor",
     "Template",
     "TemplateServer",
+    "Tie",
     "Turn",
     "Waiters",
     "Worker",
@@ -42,6 +43,7 @@ __all__ = [
     "hint",
     "keep_to",
     "loan",
+    "say",
     "self_pidfd",
     "snapshot",
     "spawn",
@@ -511,8 +513,16 @@ class Supervisor:
     def wait_idle(self, timeout: float | None = None) -> bool:
         """Wait until no child runs or is about to; whether that was within ``timeout`` seconds."""
 
+@final
+class Tie:
+    """Our end of a lifeline: who keeps to the other end is killed when this is gone."""
+
+    @staticmethod
+    def make() -> tuple[Tie, int]:
+        """A lifeline: our end, and a child's, which is the caller's to close."""
+
 def keep_to(lifeline: int, tree: bool) -> None:
-    """In a child: end with the supervisor's process from now on."""
+    """In a child: end with the process at the other end from now on."""
 
 @final
 class Seating:
@@ -678,6 +688,9 @@ def heed() -> None:
 def worth_another_try() -> None:
     """In a worker: the exception that is being raised is reason for another try."""
 
+def say(note: bytes) -> bool:
+    """In a worker: send its owner a note. False: this is no worker."""
+
 def loan(len: int) -> Piece | None:
     """Room for ``len`` bytes of a result; ``None`` if this is no worker, or there is none."""
 
@@ -720,10 +733,11 @@ class Pool:
         else the pool ends after some attempts.
         """
 
-    def errand(self) -> tuple[str, int] | None:
-        """Wait for something that needs Python: ``("staff", seat)`` or ``("done", token)``.
+    def errand(self) -> tuple[str, int, bytes | None] | None:
+        """Wait for something that needs Python.
 
-        ``None``: the pool has ended.
+        ``("staff", seat, None)``, ``("done", token, None)`` or ``("note", task, bytes)``; ``None``:
+        the pool has ended.
         """
 
     def apply(
@@ -769,7 +783,7 @@ class Pool:
 
     def stats(
         self,
-    ) -> list[tuple[int | None, int, int, int, float, float | None, int, int | None]]:
+    ) -> list[tuple[int | None, int, int, int, float, float | None, int, int | None, float | None]]:
         """The fields of `phalanx.stats.WorkerStats`, of each worker."""
 
     def stacks(self, timeout: float) -> list[tuple[int, str]]:

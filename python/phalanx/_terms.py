@@ -4,9 +4,11 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import TypeAlias, TypedDict
 
     Asked: TypeAlias = tuple[float | None, float | None, int | None, float | None, bool | None]
+    Bounds: TypeAlias = tuple[int | None, int | None, float | None, int | None, float]
     Kinds: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
     MemoryLimit: TypeAlias = int | tuple[int | None, int | None]
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
         intensity: int | None
         period: float
         threads_per_worker: int | None
+        preload: Iterable[str]
 
 
 __all__: list[str] = []
@@ -56,12 +59,25 @@ def asked_of(
     return timeout, start_timeout, retries, backoff, None if retry_on is None else bool(retry_on)
 
 
-def memory_limits(limit: MemoryLimit | None) -> tuple[int | None, int | None]:
-    """The soft and the hard limit."""
-    soft, hard = limit if isinstance(limit, tuple) else (None, limit)
+def module_names(preload: Iterable[str]) -> tuple[str, ...]:
+    """The modules to import."""
+    names = (preload,) if isinstance(preload, str) else tuple(preload)
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"preload must be names of modules, not {name!r}")
+    return names
+
+
+def bounds_of(
+    memory_limit: MemoryLimit | None, lifetime: float | None, intensity: int | None, period: float
+) -> Bounds:
+    """The bounds of a pool's workers, as the engine takes them."""
+    soft, hard = memory_limit if isinstance(memory_limit, tuple) else (None, memory_limit)
     for value in (soft, hard):
         if value is not None and (not isinstance(value, int) or value <= 0):
             raise ValueError(f"memory_limit must be a positive number of bytes, not {value!r}")
     if soft is not None and hard is not None and soft > hard:
         raise ValueError(f"memory_limit is (soft, hard), and {soft} is more than {hard}")
-    return soft, hard
+    if intensity is not None and intensity < 0:
+        raise ValueError(f"intensity must be 0 or more, not {intensity}")
+    return soft, hard, lifetime, intensity, period

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from multiprocessing import reduction, util
+from multiprocessing import util
 
-from . import _budget, _interrupts, _phalanx
+from . import _budget, _interrupts, _phalanx, _records
+from ._descriptors import Passed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,27 +25,21 @@ class Seat:
     """What a worker is started with: numbers of descriptors, which seat is its own, its share."""
 
     def __init__(self, seating: _phalanx.Seating, share: int, threads: int | None) -> None:
-        self._fds: list[Any] = [seating.memory, seating.event, seating.lifeline, seating.report]
-        self._rest = seating.seat, seating.tree, share, threads
-
-    def __getstate__(self) -> tuple[list[Any], tuple[int, bool, int, int | None]]:
-        return [reduction.DupFd(fd) for fd in self._fds], self._rest
-
-    def __setstate__(self, state: tuple[list[Any], tuple[int, bool, int, int | None]]) -> None:
-        self._fds, self._rest = state
+        self._passed = Passed(seating.memory, seating.event, seating.lifeline, seating.report)
+        self._rest = seating.seat, seating.tree, share, threads, _records.levels()
 
     def sit(self) -> _phalanx.Worker:
         """In the worker: take the seat."""
-        passed = [] if isinstance(self._fds[0], int) else [fd.detach() for fd in self._fds]
-        # A forked worker's are its parent's.
-        memory, event, lifeline, report = passed or self._fds
-        seat, tree, share, threads = self._rest
+        memory, event, lifeline, report = self._passed.take()
+        seat, tree, share, threads, levels = self._rest
         _budget.take(share, threads)
-        _say_what_you_do(os.dup(report))
+        _say_what_you_do(report)
+        if levels is not None:
+            _records.send_to_parent(levels)
         try:
             return _phalanx.Worker(memory, event, lifeline, seat, tree)
         finally:
-            for fd in passed:
+            for fd in (memory, event, lifeline):
                 os.close(fd)
 
 
@@ -93,20 +88,23 @@ def worker(
     initializer: Callable[..., object] | None = None,
     initargs: Iterable[Any] = (),
     maxtasks: int | None = None,
+    preload: tuple[str, ...] = (),
 ) -> None:
     """What a worker process does."""
     desk = seat.sit()
     signal.signal(signal.SIGINT, _let_the_parent_decide)
     _interrupts.let_in()
-    if initializer is not None:
-        try:
+    try:
+        for name in preload:
+            __import__(name)
+        if initializer is not None:
             initializer(*initargs)
-        except BaseException as error:
-            import traceback
+    except BaseException as error:
+        import traceback
 
-            message = "".join(traceback.format_exception_only(error)).strip()
-            desk.unfit(message, traceback.format_exc())
-            sys.exit(1)
+        message = "".join(traceback.format_exception_only(error)).strip()
+        desk.unfit(message, traceback.format_exc())
+        sys.exit(1)
     util.debug("worker ready")
     desk.serve(maxtasks)
     util.debug("worker leaving")

@@ -6,6 +6,7 @@ library's, since other libraries ask; what it does not make itself yet it inheri
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from multiprocessing import context as _standard
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any, ClassVar, Unpack
 
+    from phalanx._descriptors import Passed
     from phalanx._terms import PoolOptions
     from phalanx.connection import Connection as _Connection
     from phalanx.managers import SyncManager as _SyncManager
@@ -250,6 +252,47 @@ class _BaseProcess(_process.BaseProcess):
 
     _start_method: ClassVar[str | None] = None
     _popen: _AnyPopen | None
+    #: Whoever starts it sees to it that it ends with this process.
+    _is_tied = False
+    #: What a daemon's child is killed by when the daemon ends.
+    _lifeline: Passed | None = None
+
+    def start(self) -> None:
+        """Start the process.
+
+        A daemonic process may have children, which CPython's may not: the kernel kills them when it
+        ends, if they are there still.
+        """
+        self._check_closed()
+        if self._popen is not None:
+            raise AssertionError("cannot start a process twice")
+        if self._parent_pid != os.getpid():
+            raise AssertionError("can only start a process object created by current process")
+        standard: Any = _process
+        standard._cleanup()
+        if standard.current_process()._config.get("daemon") and not self._is_tied:
+            self._popen = self._start_tied()
+        else:
+            self._popen = self._Popen(self)
+        self._sentinel = self._popen.sentinel
+        # The target may refer to this object (bpo-30775).
+        del self._target, self._args, self._kwargs
+        standard._children.add(self)
+
+    def _start_tied(self) -> _AnyPopen:
+        from phalanx import _phalanx, _shortages
+        from phalanx._descriptors import Passed
+
+        with _shortages.told("make a child's lifeline", "pipe(2)"):
+            tie, fd = _phalanx.Tie.make()
+        self._lifeline = Passed(fd)
+        try:
+            popen = self._Popen(self)
+        finally:
+            os.close(fd)
+            self._lifeline = None
+        popen._tie = tie
+        return popen
 
     def interrupt(self) -> None:
         """Send SIGINT to the process (CPython 3.14)."""
@@ -261,11 +304,24 @@ class _BaseProcess(_process.BaseProcess):
     def _bootstrap(self, parent_sentinel: int | None = None) -> int:
         if self._start_method is not None:
             _force_start_method(self._start_method)
+        if self._lifeline is not None:
+            from phalanx import _phalanx
+
+            (fd,) = self._lifeline.take()
+            _phalanx.keep_to(fd, False)
+            os.close(fd)
         code: int = super()._bootstrap(parent_sentinel=parent_sentinel)  # type: ignore[misc]
         return code
 
     if TYPE_CHECKING:
+        _parent_pid: int
+        _sentinel: int
+        _target: object
+        _args: object
+        _kwargs: object
 
+        @staticmethod
+        def _Popen(process_obj: _process.BaseProcess) -> _AnyPopen: ...
         def _check_closed(self) -> None: ...
 
 

@@ -31,11 +31,11 @@ import weakref
 from multiprocessing import pool as _standard
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, ThreadPool
-from multiprocessing.process import BaseProcess, current_process
+from multiprocessing.process import BaseProcess
 
-from . import _budget, _carry, _log, _phalanx, _shortages
+from . import _budget, _carry, _log, _phalanx, _records, _shortages
 from ._phalanx import AsyncResult, IMapIterator
-from ._terms import asked_of, memory_limits
+from ._terms import asked_of, bounds_of, module_names
 from ._worker import Seat, worker
 from .context import _own_context
 from .exceptions import exit_in_words
@@ -114,6 +114,9 @@ class Pool(_standard.Pool):
             in a worker; by default as many as is the worker's share of the processors, unless the
             program has set one of their variables (``OMP_NUM_THREADS``, ...). A library that a
             forked worker has loaded already is told by `threadpoolctl`, where that is installed.
+        preload: names of modules that each worker imports before it takes tasks, ahead of the
+            initializer; with ``forkserver`` the template imports them, once. A module that cannot
+            be imported is a failing initializer. How long starts take: `WorkerStats.startup`.
 
     Raises:
         ValueError: if ``processes`` or ``maxtasksperchild`` is less than 1, or a time or another
@@ -149,6 +152,7 @@ class Pool(_standard.Pool):
         intensity: int | None = None,
         period: float = 5.0,
         threads_per_worker: int | None = None,
+        preload: Iterable[str] = (),
     ) -> None:
         # For __del__ and __repr__, should this fail.
         self._pool: list[BaseProcess] = []
@@ -171,13 +175,14 @@ class Pool(_standard.Pool):
         self._maxtasksperchild = maxtasksperchild and min(maxtasksperchild, sys.maxsize)
         self._kill_tree = kill_tree
         self._threads = threads_per_worker
+        self._preload = module_names(preload)
+        for name in self._preload:
+            _carry.note_module(name)
         self._initializer = _carry.portable(initializer)
         self._initargs = tuple(initargs)
         self._terms: Terms = {"timeout": timeout, "retries": retries, "retry_on": retry_on}
         asked = asked_of(timeout, start_timeout, retries, backoff, retry_on)
-        if intensity is not None and intensity < 0:
-            raise ValueError(f"intensity must be 0 or more, not {intensity}")
-        bounds = (*memory_limits(memory_limit), lifetime, intensity, period)
+        bounds = bounds_of(memory_limit, lifetime, intensity, period)
         self._engine = _phalanx.Pool(processes, asked, grace, bounds)
         self._waiting: dict[int, AsyncResult] = {}
         self._tokens = 0
@@ -282,9 +287,11 @@ class Pool(_standard.Pool):
 
     def map(
         self,
-        func: Callable[[Any], Any],
+        func: Callable[..., Any],
         iterable: Iterable[Any],
         chunksize: int | None = None,
+        *,
+        star: bool = False,
         **terms: Unpack[Terms],
     ) -> list[Any]:
         """``[func(x) for x in iterable]``, run by the workers, in chunks.
@@ -293,8 +300,11 @@ class Pool(_standard.Pool):
         from the measured time of an item, or is 1 if there is a timeout, which is that of an item.
         If tasks raise, the first exception is raised here when all have ended; a worker's death is
         told at once.
+
+        With ``star``, each item is a row of arguments: a mapping is ``func(**x)``, any other is
+        ``func(*x)``.
         """
-        return self._map(func, iterable, chunksize, False, terms)
+        return self._map(_starred(func, star), iterable, chunksize, False, terms)
 
     def starmap(
         self,
@@ -308,14 +318,17 @@ class Pool(_standard.Pool):
 
     def map_async(  # type: ignore[override]
         self,
-        func: Callable[[Any], Any],
+        func: Callable[..., Any],
         iterable: Iterable[Any],
         chunksize: int | None = None,
         callback: Callable[[Any], object] | None = None,
         error_callback: Callable[[BaseException], object] | None = None,
+        *,
+        star: bool = False,
         **terms: Unpack[Terms],
     ) -> AsyncResult:
         """As :meth:`map`, but returns at once; callbacks as in :meth:`apply_async`."""
+        func = _starred(func, star)
         return self._map_async(func, iterable, chunksize, callback, error_callback, False, terms)
 
     def starmap_async(  # type: ignore[override]
@@ -332,11 +345,12 @@ class Pool(_standard.Pool):
 
     def imap(  # type: ignore[override]
         self,
-        func: Callable[[Any], Any],
+        func: Callable[..., Any],
         iterable: Iterable[Any],
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
+        star: bool = False,
         **terms: Unpack[Terms],
     ) -> IMapIterator:
         """An iterator over ``func(x) for x in iterable``, in order, computed ahead.
@@ -344,20 +358,22 @@ class Pool(_standard.Pool):
         The input is read as results are taken, ``buffersize`` items ahead of them; by default as
         many as keep the workers busy. So an endless input is welcome. An exception of a task, or
         the death of its worker, is raised where its result would be, and the iterator goes on.
+        With ``star``, items are rows of arguments, as in :meth:`map`.
         """
-        return self._imap(func, iterable, chunksize, buffersize, True, terms)
+        return self._imap(_starred(func, star), iterable, chunksize, buffersize, True, terms)
 
     def imap_unordered(  # type: ignore[override]
         self,
-        func: Callable[[Any], Any],
+        func: Callable[..., Any],
         iterable: Iterable[Any],
         chunksize: int = 1,
         *,
         buffersize: int | None = None,
+        star: bool = False,
         **terms: Unpack[Terms],
     ) -> IMapIterator:
         """As :meth:`imap`, but results come as they are ready."""
-        return self._imap(func, iterable, chunksize, buffersize, False, terms)
+        return self._imap(_starred(func, star), iterable, chunksize, buffersize, False, terms)
 
     def cancel_all(self) -> int:
         """End all tasks that have not ended, as ``AsyncResult.cancel`` does; say how many."""
@@ -444,19 +460,12 @@ class Pool(_standard.Pool):
         if seating is None:
             return None
         seat_of_its_own = Seat(seating, _budget.share_of(self._processes), self._threads)
-        arguments = (seat_of_its_own, self._initializer, self._initargs, self._maxtasksperchild)
-        process = self.Process(self._ctx, target=worker, args=arguments)
+        initial = self._initializer, self._initargs, self._maxtasksperchild, self._preload
+        process = self.Process(self._ctx, target=worker, args=(seat_of_its_own, *initial))
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = self._daemon
-        process._lets_in_interrupts = True  # type: ignore[attr-defined]
-        # A pool's worker is a daemon and may have a pool itself: its workers end with it.
-        config = current_process()._config  # type: ignore[attr-defined]
-        daemon = config.pop("daemon", None)
-        try:
-            process.start()
-        finally:
-            if daemon is not None:
-                config["daemon"] = daemon
+        process._lets_in_interrupts = process._is_tied = True  # type: ignore[attr-defined]
+        process.start()
         child = getattr(getattr(process, "_popen", None), "_child", None)
         pid = getattr(process, "pid", None)
         if child is None and isinstance(pid, int):
@@ -553,7 +562,7 @@ class Pool(_standard.Pool):
 
     def _imap(
         self,
-        func: Callable[[Any], Any],
+        func: Callable[..., Any],
         iterable: Iterable[Any],
         chunksize: int,
         buffersize: int | None,
@@ -627,6 +636,10 @@ class Pool(_standard.Pool):
             process.join()
 
 
+def _starred(func: Callable[..., Any], star: bool) -> Callable[..., Any]:
+    return _carry.Rows(func) if star and callable(func) else func
+
+
 def _chunk(chunksize: int | None) -> int | None:
     if chunksize is not None and chunksize < 1:
         raise ValueError(f"chunksize must be 1 or more, not {chunksize}")
@@ -664,10 +677,12 @@ def _run_errands(
 ) -> None:
     """Do what the engine asks of Python, until the pool has ended."""
     while (errand := engine.errand()) is not None:
-        what, number = errand
+        what, number, note = errand
         try:
             if what == "done":
                 waiting.pop(number).call_back()
+            elif note is not None:
+                _records.handle(number, note)
             else:
                 owner = pool()
                 if owner is not None:

@@ -52,6 +52,8 @@ class Popen:
     #: Readable from the child's end on: its pidfd.
     sentinel: int
     _child: _phalanx.Child
+    #: The child is killed when this is gone, if there is one.
+    _tie: _phalanx.Tie | None = None
 
     def __init__(self, process_obj: BaseProcess) -> None:
         util._flush_std_streams()

@@ -22,6 +22,9 @@ a name that is taken (``create``)                   ``FileExistsError``
 a name that nobody has (attach, :meth:`unlink`)     ``FileNotFoundError``
 more than ``/dev/shm`` has left                     ``OSError`` (``ENOSPC``), and no block
 ``close`` while somebody has a view of ``buf``      ``BufferError``; all is as before
+``resize`` to less than there is                    ``ValueError``: others would die of what is gone
+``resize`` to more than ``/dev/shm`` has left       ``OSError`` (``ENOSPC``); all is as before
+``resize`` while somebody has a view of ``buf``     nothing; that is of the first part, as before
 no ``close``, and views that outlive the object     nothing; the memory stays as long as the views
 the creator dies, at any line, others go on         the block stays with its name
 the last process of the program dies                the tracker removes the name
@@ -84,13 +87,12 @@ def _exists(name: str) -> bool:
     return True
 
 
-def _allocate(fd: int, size: int) -> None:
-    """Give the file its size, and all the memory for it."""
-    os.ftruncate(fd, size)
+def _allocate(fd: int, size: int, has: int = 0) -> None:
+    """Give the file all the memory for its size, if it ``has`` less."""
     system = os.fstatvfs(fd)
-    if size > system.f_bavail * system.f_frsize:
+    if size - has > system.f_bavail * system.f_frsize:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    for start in range(0, size, _PIECE):
+    for start in range(has, size, _PIECE):
         os.posix_fallocate(fd, start, min(_PIECE, size - start))
 
 
@@ -232,6 +234,31 @@ class SharedMemory(_standard.SharedMemory):
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def resize(self, size: int | None = None) -> None:
+        """Make the block larger, where it is: with the same name and content, and zeros behind it.
+
+        ``buf`` is a new view then; those of the old one stay, and see the same bytes. Whoever else
+        has the block has as much of it as before, until this is called there, too: without a
+        ``size``, the block is as large as somebody has made it.
+
+        Raises:
+            ValueError: ``size`` is less than the block has, or the block is closed.
+            OSError: there is not enough memory.
+        """
+        if self._fd < 0:
+            raise ValueError(f"{self!r} is closed")
+        has = os.fstat(self._fd).st_size
+        size = has if size is None else operator.index(size)
+        if size < has:
+            raise ValueError(f"a block of {has} bytes cannot be cut to {size}: others may use them")
+        with _shortages.told(f"make a block of shared memory {size} bytes large"):
+            _allocate(self._fd, size, has)
+            larger = mmap.mmap(self._fd, size)
+        before, self._buf = self._buf, memoryview(larger)
+        self._mmap, self._size = larger, size
+        with suppress(BufferError):  # else it goes with the last view of it
+            before.release()
 
     def unlink(self) -> None:
         """Remove the name: once, by whichever process. Who has the block keeps it.

@@ -26,3 +26,5 @@ class WorkerStats(NamedTuple):
     waiting: int
     #: Bytes of memory in use (resident); ``None`` if that cannot be learned.
     memory: int | None
+    #: Seconds that its start took, its initializer included; ``None`` if it is not ready yet.
+    startup: float | None

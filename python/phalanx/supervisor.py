@@ -12,11 +12,11 @@ import sys
 import threading
 import warnings
 from dataclasses import dataclass, field
-from multiprocessing import reduction, util
-from multiprocessing.process import current_process
+from multiprocessing import util
 from typing import NamedTuple
 
 from . import _carry, _log, _phalanx, _shortages
+from ._descriptors import Passed
 from ._worker import _let_the_parent_decide
 from .context import _own_context
 from .exceptions import ChildDied, SupervisorFailed, exit_in_words
@@ -307,7 +307,8 @@ class _House:
                 report = os.memfd_create("phalanx-report")
             arguments = (_Post(order, report), _carry.portable(spec.target), spec.args, spec.kwargs)
             process = self.context.Process(target=_live, args=arguments, name=spec.name)
-            _start(process)
+            process.daemon, process._is_tied = False, True
+            process.start()
         except BaseException as error:
             if report >= 0:
                 os.close(report)
@@ -344,37 +345,15 @@ class _Post:
     """What a child is started with: its lifeline, and where it reports why it ends."""
 
     def __init__(self, order: _phalanx.StartOrder, report: int) -> None:
-        self._fds: list[Any] = [order.lifeline, report]
+        self._passed = Passed(order.lifeline, report)
         self._tree = order.tree
-
-    def __getstate__(self) -> tuple[list[Any], bool]:
-        return [reduction.DupFd(fd) for fd in self._fds], self._tree
-
-    def __setstate__(self, state: tuple[list[Any], bool]) -> None:
-        self._fds, self._tree = state
 
     def take(self) -> int:
         """In the child: end with the supervisor from now on; where to report."""
-        passed = not isinstance(self._fds[0], int)
-        lifeline: int
-        report: int
-        lifeline, report = (fd.detach() for fd in self._fds) if passed else self._fds
+        lifeline, report = self._passed.take()
         _phalanx.keep_to(lifeline, self._tree)
-        if passed:
-            os.close(lifeline)
+        os.close(lifeline)
         return report
-
-
-def _start(process: BaseProcess) -> None:
-    """Start a process though we may be a daemon: it ends with us."""
-    config = current_process()._config  # type: ignore[attr-defined]
-    daemon = config.pop("daemon", None)
-    try:
-        process.daemon = False
-        process.start()
-    finally:
-        if daemon is not None:
-            config["daemon"] = daemon
 
 
 def _live(

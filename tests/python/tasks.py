@@ -65,6 +65,10 @@ def square(x: int) -> int:
     return x * x
 
 
+def is_loaded(module: str) -> bool:
+    return module in sys.modules
+
+
 def add(x: int, y: int = 0, *, z: int = 0) -> int:
     return x + y + z
 
@@ -256,9 +260,30 @@ def an_object() -> Something:
     return Something()
 
 
-def child_of_a_task(method: str) -> int | None:
-    """A task that starts a process, which a daemon may not."""
-    process = phalanx.get_context(method).Process(target=nothing)
+def child_of_a_task(method: str, daemon: bool | None = None) -> int | None:
+    """A task that starts a process."""
+    process = phalanx.get_context(method).Process(target=nothing, daemon=daemon)
     process.start()
     process.join()
     return process.exitcode
+
+
+def manager_of_a_task(method: str) -> dict[str, int]:
+    """A task that starts a manager, which is a process, too."""
+    with phalanx.get_context(method).Manager() as manager:
+        counts = manager.dict()
+        counts["one"] = 1
+        return dict(counts)
+
+
+def have_a_child(method: str, log: Log) -> None:
+    """A process with a child, both of which would run for long."""
+    child = phalanx.get_context(method).Process(target=note_and_sleep, args=(log,), daemon=False)
+    child.start()
+    time.sleep(600)
+
+
+def note_and_sleep(log: Log) -> None:
+    """Write down who we are, and stay."""
+    log.add(os.getpid())
+    time.sleep(600)

@@ -470,6 +470,7 @@ def test_workers_say_what_they_have_done(ctx, log):
             pool.apply(fail_with_note, (log,))
         pool.apply(sleep_if, (0.2,))
         (stats,) = pool.stats()
+        assert 0 < stats.startup < 20
         assert (stats.returned, stats.failed, stats.started) == (11, 1, 1)
         assert (stats.running, stats.waiting) == (None, 0)
         assert stats.pid == pool._pool[0].pid

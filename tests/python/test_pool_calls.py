@@ -11,6 +11,7 @@ import threading
 import numpy
 import phalanx
 import pytest
+import tasks
 from tasks import (
     add,
     fail,
@@ -337,3 +338,35 @@ def test_long_and_short_tasks_balance(pool):
 def slow_first(i):
     sleep(0.5 if i == 0 else 0.01)
     return os.getpid()
+
+
+# -- rows of arguments
+
+
+ROWS = [(1,), [2, 3], {"x": 4, "z": 5}, (6, 7)]
+SUMS = [1, 5, 9, 13]
+
+
+def test_rows_of_arguments_by_place_and_by_name_in_every_call(pool):
+    assert pool.map(tasks.add, ROWS, star=True) == SUMS
+    assert pool.map(tasks.add, ROWS, 2, star=True) == SUMS
+    assert pool.map_async(tasks.add, ROWS, star=True).get() == SUMS
+    assert list(pool.imap(tasks.add, iter(ROWS), star=True)) == SUMS
+    assert sorted(pool.imap_unordered(tasks.add, iter(ROWS), 2, star=True)) == SUMS
+
+
+def test_rows_for_a_lambda_and_with_retries(pool):
+    assert pool.map(lambda a, b: a * b, [(2, 3), {"b": 4, "a": 5}], star=True) == [6, 20]
+    assert pool.map(tasks.add, ROWS, star=True, retries=1, retry_on=KeyError) == SUMS
+
+
+def test_a_row_that_does_not_fit_is_an_error_that_names_the_function(pool):
+    with pytest.raises(TypeError, match=r"add\(\) got an unexpected keyword argument 'w'"):
+        pool.map(tasks.add, [{"w": 1}], star=True)
+    with pytest.raises(TypeError, match=r"add\(\).*must be an iterable, not int"):
+        pool.map(tasks.add, [3], star=True)
+
+
+def test_a_death_in_a_row_names_the_function(pool):
+    with pytest.raises(phalanx.WorkerDied, match=r"while running `tasks\.die`"):
+        pool.map(tasks.die, [("SIGKILL",)], star=True)

@@ -13,6 +13,7 @@ import warnings
 
 import phalanx
 import pytest
+import tasks
 from tasks import (
     is_running,
     note,
@@ -314,6 +315,36 @@ def test_a_task_may_have_a_pool_of_its_own(ctx, method):
         assert [result.get() for result in results] == [[0, 1, 4], [0, 1, 4, 9, 16]]
 
 
+@pytest.mark.parametrize("daemon", [None, False, True])
+def test_a_task_may_start_a_process(ctx, method, daemon):
+    with ctx.Pool(1) as pool:
+        assert pool.apply(tasks.child_of_a_task, (method, daemon)) == 0
+
+
+def test_a_task_may_start_a_manager(ctx, method):
+    with ctx.Pool(1) as pool:
+        assert pool.apply(tasks.manager_of_a_task, (method,)) == {"one": 1}
+
+
+@pytest.mark.parametrize("how", ["terminate", "kill"])
+def test_a_daemons_children_end_with_it(ctx, method, log, how):
+    daemon = ctx.Process(target=tasks.have_a_child, args=(method, log), daemon=True)
+    daemon.start()
+    tasks.wait_until(log.lines, "the child's word")
+    (pid,) = map(int, log.lines())
+    getattr(daemon, how)()
+    daemon.join()
+    tasks.wait_until(lambda: not tasks.is_running(pid), "the child's end", 1)
+
+
+def test_a_workers_children_end_with_a_terminated_pool(ctx, method, log):
+    with ctx.Pool(1) as pool:
+        pool.apply_async(tasks.have_a_child, (method, log))
+        tasks.wait_until(log.lines, "the child's word")
+    (pid,) = map(int, log.lines())
+    tasks.wait_until(lambda: not tasks.is_running(pid), "the child's end", 1)
+
+
 def test_printing_in_a_worker_reaches_the_terminal(tmp_path, method):
     body = """
         with ctx.Pool(1) as pool:
@@ -337,3 +368,34 @@ def test_interrupting_a_wait_raises_keyboard_interrupt_here(pool, log):
         held.get()
     timer.join()
     assert worker_pids(pool)
+
+
+def test_preloaded_modules_are_there_before_the_first_task(ctx, tmp_path, monkeypatch, log):
+    (tmp_path / "heavy.py").write_text(
+        f"import os\nwith open({log.path!r}, 'a') as f: f.write(f'{{os.getpid()}}\\n')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    if ctx._name == "forkserver":
+        phalanx.forkserver._forkserver._stop()  # the next one has this path from its start
+    with ctx.Pool(2, preload=["heavy", "json"]) as pool:
+        loaded = pool.map(tasks.is_loaded, ["heavy", "json", "heavy", "json"], 1)
+        tasks.wait_until(lambda: all(it.startup for it in pool.stats()), "both workers")
+        pids = [str(worker.pid) for worker in pool.stats()]
+    assert loaded == [True] * 4
+    if ctx._name == "forkserver":
+        (pid,) = log.lines()
+        assert pid not in pids, "the template has imported it, and nobody else"
+    else:
+        assert sorted(log.lines()) == sorted(pids)
+
+
+def test_a_module_that_cannot_be_preloaded_is_told_to_every_call(ctx):
+    told = pytest.raises(phalanx.InitializerFailed, match="No module named 'no_such_module'")
+    with ctx.Pool(1, preload=("no_such_module",)) as pool, told:
+        pool.apply(tasks.nothing)
+
+
+@pytest.mark.parametrize("preload", [[1], [""], 3])
+def test_what_is_no_module_name_is_not_preloaded(ctx, preload):
+    with pytest.raises(TypeError):
+        ctx.Pool(1, preload=preload)

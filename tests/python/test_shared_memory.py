@@ -173,6 +173,49 @@ def test_a_view_of_the_bytes_keeps_them(block):
     view.release()
 
 
+def test_a_block_becomes_larger_where_it_is(block):
+    other = SharedMemory(block.name)
+    size = block.size
+    block.buf[:3] = b"abc"
+    view = block.buf[:3]
+    block.resize(1 << 20)
+    assert (block.size, len(block.buf), other.size) == (1 << 20, 1 << 20, size)
+    assert bytes(block.buf[:3]) == b"abc"
+    assert not any(block.buf[size:])
+    view[0] = ord("x")  # it is a view of the same bytes
+    block.buf[-1] = 7
+    other.resize()
+    assert (other.size, other.buf[-1], bytes(other.buf[:3])) == (1 << 20, 7, b"xbc")
+    assert SharedMemory(block.name).size == 1 << 20
+    view.release()
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "error", "match"),
+    [
+        (1, ValueError, "cannot be cut to 1"),
+        (-1, ValueError, "cannot be cut to -1"),
+        ("2", TypeError, "'str'"),
+        (1 << 50, OSError, "df -h /dev/shm"),
+    ],
+)
+def test_a_size_that_cannot_be_leaves_the_block_as_it_is(block, size, error, match):
+    block.buf[:3] = b"abc"
+    before = block.size
+    with pytest.raises(error, match=match):
+        block.resize(size)
+    assert (block.size, bytes(block.buf[:3])) == (before, b"abc")
+    assert os.stat(f"/dev/shm/{block.name}").st_size == before
+
+
+def test_a_closed_block_is_not_resized(block):
+    other = SharedMemory(block.name)
+    other.close()
+    with pytest.raises(ValueError, match="is closed"):
+        other.resize(1 << 20)
+
+
 def test_numpy_arrays_outlive_the_object_without_a_word():
     script = """
         import numpy, sys

@@ -3,10 +3,10 @@
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use phalanx::pool::{self as engine, Core, Errand, Seating as EngineSeating, Terms};
+use phalanx::pool::{self as engine, Core, Errand, Seating as EngineSeating, Terms, WorkerStats};
 use pyo3::exceptions::{PyOverflowError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyTuple};
+use pyo3::types::{PyBytes, PyDict, PyTuple};
 
 use crate::buffer::{Piece, Snapshot};
 use crate::errors::raise;
@@ -18,7 +18,7 @@ use crate::process::Child;
 use crate::stream::{Feeder, Manner, Stream};
 use crate::terms::{Asked, Bounds, duration, heed, limits, terms, trace_signal, worth_another_try};
 use crate::wait::interruptible;
-use crate::worker::{Worker, loan};
+use crate::worker::{Worker, loan, say};
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Pool>()?;
@@ -33,6 +33,7 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(default_processes, m)?)?;
     m.add_function(wrap_pyfunction!(snapshot, m)?)?;
     m.add_function(wrap_pyfunction!(loan, m)?)?;
+    m.add_function(wrap_pyfunction!(say, m)?)?;
     m.add_function(wrap_pyfunction!(trace_signal, m)?)?;
     m.add_function(wrap_pyfunction!(heed, m)?)?;
     m.add_function(wrap_pyfunction!(worth_another_try, m)?)
@@ -75,8 +76,11 @@ pub struct Pool {
     functions: Functions,
 }
 
+/// What `Pool.errand` has.
+type Errands<'py> = (&'static str, u64, Option<Bound<'py, PyBytes>>);
+
 /// What `Pool.stats` has of a worker.
-type Stats = (Option<u32>, u64, u64, u64, f64, Option<f64>, usize, Option<u64>);
+type Stats = (Option<u32>, u64, u64, u64, f64, Option<f64>, usize, Option<u64>, Option<f64>);
 
 impl Pool {
     pub fn core(&self) -> Arc<Core> {
@@ -149,14 +153,15 @@ impl Pool {
         self.core.refused(seat, why, errno).map_err(|e| raise(py, &e))
     }
 
-    /// Waits for something that needs Python: `("staff", seat)` or `("done", token)`; `None` when
-    /// the pool has ended.
-    fn errand(&self, py: Python<'_>) -> PyResult<Option<(&'static str, u64)>> {
+    /// Waits for something that needs Python: `("staff", seat, None)`, `("done", token, None)`, or
+    /// `("note", task, bytes)`; `None` when the pool has ended.
+    fn errand<'py>(&self, py: Python<'py>) -> PyResult<Option<Errands<'py>>> {
         // In a thread of its own, which sees no signals.
         let errand = py.detach(|| self.core.errand(None)).map_err(|e| raise(py, &e))?;
         Ok(errand.map(|errand| match errand {
-            Errand::Staff(seat) => ("staff", seat as u64),
-            Errand::Done(token) => ("done", token),
+            Errand::Staff(seat) => ("staff", seat as u64, None),
+            Errand::Done(token) => ("done", token, None),
+            Errand::Note(task, note) => ("note", task, Some(PyBytes::new(py, &note))),
         }))
     }
 
@@ -222,12 +227,14 @@ impl Pool {
 
     /// For each worker: its process, how many there were in its place, tasks that returned and that
     /// failed, seconds that these took, seconds that it has been at a task, tasks that wait in it, and
-    /// bytes of memory.
+    /// bytes of memory, seconds that its start took.
     fn stats(&self, py: Python<'_>) -> PyResult<Vec<Stats>> {
         let stats = self.core.stats().map_err(|e| raise(py, &e))?;
         let each = stats.into_iter().map(|it| {
             let (busy, running) = (it.busy.as_secs_f64(), it.running.map(|it| it.as_secs_f64()));
-            (it.pid, it.started, it.returned, it.failed, busy, running, it.waiting, it.memory)
+            let WorkerStats { pid, started, returned, failed, waiting, memory, startup, .. } = it;
+            let startup = startup.map(|it| it.as_secs_f64());
+            (pid, started, returned, failed, busy, running, waiting, memory, startup)
         });
         Ok(each.collect())
     }

@@ -1,7 +1,7 @@
 //! Processes: the glue between `phalanx::process` and `phalanx._phalanx`.
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, RawFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,9 +18,33 @@ pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Template>()?;
     m.add_class::<TemplateServer>()?;
     m.add_class::<Request>()?;
+    m.add_class::<Tie>()?;
+    m.add_function(wrap_pyfunction!(keep_to, m)?)?;
     m.add_function(wrap_pyfunction!(spawn, m)?)?;
     m.add_function(wrap_pyfunction!(child_of, m)?)?;
     m.add_function(wrap_pyfunction!(self_pidfd, m)?)
+}
+
+/// Our end of a lifeline: who keeps to the other end is killed when this is gone.
+#[pyclass(frozen, module = "phalanx._phalanx")]
+struct Tie {
+    _inner: engine::Tie,
+}
+
+#[pymethods]
+impl Tie {
+    /// A lifeline: our end, and a child's, which is the caller's to close.
+    #[staticmethod]
+    fn make(py: Python<'_>) -> PyResult<(Self, RawFd)> {
+        let (inner, child) = engine::Tie::new().map_err(|e| raise(py, &e))?;
+        Ok((Self { _inner: inner }, child.into_raw_fd()))
+    }
+}
+
+/// In a child: from now on it ends with the process at the other end of the lifeline.
+#[pyfunction]
+fn keep_to(py: Python<'_>, lifeline: RawFd, tree: bool) -> PyResult<()> {
+    engine::keep_to(lifeline, tree).map_err(|e| raise(py, &e))
 }
 
 /// A child process, watched by its pidfd.

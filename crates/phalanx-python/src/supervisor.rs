@@ -14,8 +14,7 @@ use crate::wait::interruptible;
 
 pub fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Supervisor>()?;
-    m.add_class::<StartOrder>()?;
-    m.add_function(wrap_pyfunction!(keep_to, m)?)
+    m.add_class::<StartOrder>()
 }
 
 /// A start that was asked for.
@@ -159,12 +158,6 @@ impl Supervisor {
         let wait = |slice| Ok(self.0.wait_idle(Some(slice))?.then_some(()));
         Ok(interruptible(py, timeout, wait)?.is_some())
     }
-}
-
-/// In a child: from now on it ends with its supervisor's process.
-#[pyfunction]
-fn keep_to(py: Python<'_>, lifeline: RawFd, tree: bool) -> PyResult<()> {
-    engine::keep_to(lifeline, tree).map_err(|e| raise(py, &e))
 }
 
 fn no_such(what: &str, name: &str) -> PyErr {

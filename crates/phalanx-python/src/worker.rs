@@ -4,7 +4,7 @@ use std::os::fd::RawFd;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use phalanx::pool::{Buffer, Duty, End, Parcel, Store, Worker as Engine};
+use phalanx::pool::{Buffer, Duty, End, Parcel, Store, Voice, Worker as Engine};
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -41,6 +41,7 @@ impl Worker {
     ) -> PyResult<Self> {
         let engine = Engine::sit(memory, event, lifeline, seat, tree).map_err(|e| raise(py, &e))?;
         *STORE.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine.store().clone());
+        *VOICE.lock().unwrap_or_else(PoisonError::into_inner) = Some(engine.voice());
         listen(engine.ear());
         Ok(Self { engine, functions: (0..Engine::CODES).map(|_| None).collect() })
     }
@@ -176,6 +177,16 @@ static STORE: Mutex<Option<Store>> = Mutex::new(None);
 pub fn loan(len: usize) -> Option<Piece> {
     let store = STORE.lock().unwrap_or_else(PoisonError::into_inner).clone();
     store.and_then(|store| store.loan(len)).map(Piece::lent)
+}
+
+/// What the threads of this process say to its owner, if it is a worker.
+static VOICE: Mutex<Option<Voice>> = Mutex::new(None);
+
+/// Sends the worker's owner a note, which comes as an errand there. False: this is no worker.
+#[pyfunction]
+pub fn say(py: Python<'_>, note: &[u8]) -> bool {
+    let voice = VOICE.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    voice.is_some_and(|voice| py.detach(|| voice.say(note)))
 }
 
 struct Names {

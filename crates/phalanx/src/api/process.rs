@@ -27,7 +27,7 @@ use super::worker::{read_from, run as run_task};
 use crate::channel::Tickets;
 use crate::error::{Error, Result, WorkerDied};
 use crate::pool::{Outcome, Parcel};
-use crate::process::supervisor::keep_to;
+use crate::process::keep_to;
 use crate::process::{Child, Exit};
 
 const RETURNED: u8 = 1;

@@ -26,12 +26,15 @@ use crate::sys::child::resident;
 use crate::sys::{Event, ForkClosed, Report, fork, lifeline, monotonic, report};
 
 /// Something that a pool's user must do: it needs the user's language.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Errand {
     /// Start a worker for this seat.
     Staff(usize),
     /// The group that was to be announced with this token is done.
     Done(u64),
+    /// A worker has something to say: what it runs, or 0, and the note. What it said before a task ended
+    /// comes before that task's [`Done`](Self::Done).
+    Note(u64, Vec<u8>),
 }
 
 /// What a new worker needs from its owner: descriptors to be passed on.
@@ -46,6 +49,8 @@ pub struct Seating {
     /// Where it may write what it is doing: the end of a pipe that is not waited at.
     pub report: OwnedFd,
     owner: (ForkClosed, Report),
+    /// When it was prepared.
+    begun: Instant,
 }
 
 /// What a worker has done and is doing.
@@ -67,6 +72,8 @@ pub struct WorkerStats {
     pub waiting: usize,
     /// Bytes of memory that it has in use (the resident set), if that can be learned.
     pub memory: Option<u64>,
+    /// How long its start took, its initializer included; `None` if it is not ready yet.
+    pub startup: Option<Duration>,
 }
 
 /// A pool of workers. Dropping it kills them.
@@ -141,10 +148,11 @@ impl Core {
             return Ok(None);
         }
         state.lend(seat, &self.0.region);
+        let begun = Instant::now();
         let pipes = lifeline().and_then(|lifeline| Ok((lifeline, report()?)));
         let ((owner, lifeline), (reader, report)) =
             pipes.map_err(|e| Error::os("make a worker's pipes", e))?;
-        Ok(Some(Seating { seat, lifeline, tree, report, owner: (owner, reader) }))
+        Ok(Some(Seating { seat, lifeline, tree, report, owner: (owner, reader), begun }))
     }
 
     /// A process has been started in a seat.
@@ -154,11 +162,12 @@ impl Core {
     /// If it cannot be watched; it is killed then.
     pub fn seat(&self, seating: Seating, child: Arc<Child>) -> Result<()> {
         let (owner, report) = seating.owner;
+        let begun = seating.begun;
         let tied = if seating.tree { child.take_tree_along(&owner) } else { Ok(()) };
         let mut state = self.0.lock()?;
         state.incarnations = Token::after(state.incarnations);
         let incarnation = state.incarnations;
-        let staff = Staff::new(child.clone(), owner, report, incarnation);
+        let staff = Staff::new(child.clone(), owner, report, begun, incarnation);
         state.desks[seating.seat].staff = Some(staff);
         state.vacancies.filled();
         state.hired[seating.seat] += 1;
@@ -336,6 +345,7 @@ impl Core {
                 running: account.running.map(|(_, since)| now.saturating_sub(since)),
                 waiting: desk.sent().saturating_sub(account.running.iter().count()),
                 memory: pid.and_then(resident),
+                startup: desk.staff.as_ref().and_then(Staff::startup),
             }
         });
         Ok(each.collect())

@@ -21,6 +21,8 @@ pub(crate) struct Staff {
     _lifeline: ForkClosed,
     /// Where it writes what it is doing, when it is told to.
     report: Report,
+    /// When its start began.
+    begun: Instant,
     /// When it has said that it is ready.
     pub(crate) since: Option<Instant>,
     /// It has been told to leave after its task.
@@ -38,10 +40,17 @@ impl Staff {
         child: Arc<Child>,
         lifeline: ForkClosed,
         report: Report,
+        begun: Instant,
         incarnation: u32,
     ) -> Self {
         let (since, retired, counted, traces) = Default::default();
-        Self { child, _lifeline: lifeline, report, since, retired, counted, traces, incarnation }
+        let _lifeline = lifeline;
+        Self { child, _lifeline, report, begun, since, retired, counted, traces, incarnation }
+    }
+
+    /// How long it took from the first step until it was ready.
+    pub(crate) fn startup(&self) -> Option<Duration> {
+        self.since.map(|since| since - self.begun)
     }
 
     /// It is to leave after its task. False: it was before, or is not ready.

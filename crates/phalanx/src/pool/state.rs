@@ -361,6 +361,10 @@ impl State {
                     self.finish(mail.task, outcome, took);
                 }
             }
+            to_owner::NOTE => {
+                let note = mail.body.whole().unwrap_or_default().to_vec();
+                self.errands.push_back(Errand::Note(mail.task, note));
+            }
             to_owner::UNFIT => {
                 let body = mail.body.whole().unwrap_or_default();
                 let (message, trace) = super::worker::read_unfit(body);

@@ -99,6 +99,8 @@ pub(crate) mod to_owner {
     pub(crate) const FAILED: u8 = 3;
     /// The worker could not be readied; the body tells how.
     pub(crate) const UNFIT: u8 = 4;
+    /// A note for the owner's language; `task` is what the worker runs, or 0.
+    pub(crate) const NOTE: u8 = 5;
 }
 
 /// Set in `kind`: the body is a message in pieces; see `parcel.rs`.

@@ -12,14 +12,14 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::outbox::{Outbox, Voice};
 use super::parcel::{Packed, Parcel, Ties};
 use super::spin::Spinner;
 use super::store::{Buffer, Store};
 use super::task::{MORE, PIECES, to_owner, to_worker};
 use crate::error::{Error, Result, Why};
 use crate::shm::{
-    Bell, Consumer, Control, Head, Order, Producer, Region, Seat, SeatInbox, SeatOutbox, Sleeper,
-    Slot, Span, heirs,
+    Bell, Consumer, Head, Order, Region, Seat, SeatInbox, Sleeper, Slot, Span, heirs,
 };
 use crate::sync::fault;
 use crate::sys::futex::Woken;
@@ -30,10 +30,8 @@ use crate::sys::{self, Event, die_with_owner, monotonic, trim};
 #[derive(Debug)]
 pub struct Worker {
     seat: Arc<Seat>,
-    control: Control,
-    event: Event,
     inbox: Consumer<SeatInbox>,
-    outbox: Producer<SeatOutbox>,
+    outbox: Arc<Outbox>,
     /// Tasks that it may still run; `None` is any number.
     life: Option<u64>,
     /// The body of a message whose last frame has not come.
@@ -128,10 +126,8 @@ impl Worker {
     ) -> Result<Self> {
         Ok(Self {
             spinner,
-            control: region.control()?,
-            event,
             inbox: Consumer::new(SeatInbox(seat.clone())),
-            outbox: Producer::new(SeatOutbox(seat.clone())),
+            outbox: Arc::new(Outbox::new(seat.clone(), region.control()?, event)),
             life: None,
             partial: Vec::new(),
             running: 0,
@@ -152,9 +148,9 @@ impl Worker {
         self.life = life;
         fault("worker: it sits, and is not ready");
         let (kind, extra) = (to_owner::READY, life.unwrap_or(0));
-        self.push(Head { kind, extra, flags: traces.into(), ..Head::default() }, &[]);
+        self.outbox.push(Head { kind, extra, flags: traces.into(), ..Head::default() }, &[]);
         fault("worker: it is ready, before the bell");
-        self.ring();
+        self.outbox.ring();
     }
 
     /// Says why this worker cannot be readied.
@@ -162,8 +158,8 @@ impl Worker {
         let mut body = (message.len() as u64).to_ne_bytes().to_vec();
         body.extend_from_slice(message.as_bytes());
         body.extend_from_slice(trace.as_bytes());
-        self.push(Head { kind: to_owner::UNFIT, ..Head::default() }, &body);
-        self.ring();
+        self.outbox.push(Head { kind: to_owner::UNFIT, ..Head::default() }, &body);
+        self.outbox.ring();
     }
 
     /// What to do next. Does not wait.
@@ -179,7 +175,7 @@ impl Worker {
         while let Some(head) = self.inbox.pop(&mut self.partial)? {
             fault("worker: a task is popped, and not claimed");
             if self.seat.take_waiting() {
-                self.ring();
+                self.outbox.ring();
             }
             if head.kind & MORE != 0 {
                 continue;
@@ -225,7 +221,7 @@ impl Worker {
     /// What earlier tasks allocated and freed goes back to the system when it has slept a while.
     pub fn sleep(&mut self, deadline: Option<Instant>) {
         let awaited = || !self.inbox.is_empty() || self.seat.order() != Order::Serve;
-        if self.spinner.is_some_and(|spinner| spinner.spin(&self.control, awaited)) {
+        if self.spinner.is_some_and(|spinner| spinner.spin(&self.outbox.control, awaited)) {
             return;
         }
         if !self.worked {
@@ -263,6 +259,12 @@ impl Worker {
         Ear(self.seat.clone())
     }
 
+    /// What any of its threads can say to the owner.
+    #[must_use]
+    pub fn voice(&self) -> Voice {
+        Voice(self.outbox.clone())
+    }
+
     /// Where large pieces of results go.
     #[must_use]
     pub fn store(&self) -> &Store {
@@ -286,7 +288,7 @@ impl Worker {
         let extra = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         let head = Head { kind, task: self.running, claim: loan, extra, flags, ..Head::default() };
         fault("worker: an outcome is noted, and not pushed");
-        self.push(head, &bytes);
+        self.outbox.push(head, &bytes);
         fault("worker: an outcome is pushed, before the bell");
         self.unrung = true;
         if self.inbox.is_empty() || now.saturating_sub(self.rung) >= LINGER {
@@ -298,7 +300,7 @@ impl Worker {
         if std::mem::take(&mut self.unrung) {
             // Before the bell: whoever it wakes counts from later than this.
             self.rung = monotonic();
-            self.ring();
+            self.outbox.ring();
         }
     }
 
@@ -321,36 +323,6 @@ impl Worker {
         self.lent[loan] = packed.slots;
         self.seat.lend(loan, self.seat.span());
         (packed.bytes, true, loan as u16)
-    }
-
-    fn push(&mut self, head: Head, body: &[u8]) {
-        let largest = self.outbox.largest();
-        let mut rest = body;
-        loop {
-            let (piece, more) = rest.split_at(rest.len().min(largest));
-            let kind = head.kind | if more.is_empty() { 0 } else { MORE };
-            let head = Head { kind, ..head };
-            while !self.outbox.push(head, piece) {
-                // Say that we wait for room, and look again: it may have been made meanwhile.
-                self.seat.set_blocked();
-                self.ring();
-                if self.outbox.push(head, piece) {
-                    break;
-                }
-                sleep(self.seat.bell(), None, || !self.seat.is_blocked());
-            }
-            rest = more;
-            if rest.is_empty() {
-                break;
-            }
-            fault("worker: an outcome is pushed in part");
-        }
-    }
-
-    fn ring(&self) {
-        if self.control.doorbell().ring_and_wake() == Some(Sleeper::InPoller) {
-            self.event.ring();
-        }
     }
 }
 
@@ -378,7 +350,7 @@ impl Ear {
 }
 
 /// Sleeps on a bell until something is there; may return early.
-fn sleep(bell: &Bell, deadline: Option<Instant>, there: impl Fn() -> bool) -> Woken {
+pub(super) fn sleep(bell: &Bell, deadline: Option<Instant>, there: impl Fn() -> bool) -> Woken {
     bell.arm(Sleeper::OnWord);
     let woken = if there() { Woken::Look } else { bell.sleep(deadline) };
     bell.disarm();
@@ -400,6 +372,7 @@ mod fuzz {
     use super::super::fuzz::in_pieces;
     use super::*;
     use crate::fuzz::{Fuzz, Script};
+    use crate::shm::Producer;
 
     /// A worker, in the process that owns the seat.
     fn worker(region: &Region, seat: &Arc<Seat>) -> Worker {

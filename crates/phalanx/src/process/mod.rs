@@ -11,9 +11,11 @@ mod supervision;
 pub mod supervisor;
 mod template;
 mod template_server;
+mod tie;
 mod wire;
 
 pub use child::{Child, OwnPidfd};
 pub use exit::Exit;
 pub use template::{Launch, Template};
 pub use template_server::{Next, Request, TemplateServer};
+pub use tie::{Tie, keep_to};

@@ -14,7 +14,7 @@
 //! | the process forks | in the child a `Supervisor` is an error that says so |
 
 use std::collections::{BTreeMap, VecDeque};
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,8 +25,7 @@ use super::exit::Exit;
 use super::supervision::{Command, Id, Refusal, State, Supervision};
 pub use super::supervision::{Restart, Strategy};
 use crate::error::{ChildDied, Error, Result, SupervisorFailed};
-use crate::sys::socket::duplicate;
-use crate::sys::{Event, ForkClosed, Poller, die_with_owner, fork, lifeline};
+use crate::sys::{Event, ForkClosed, Poller, fork, lifeline};
 
 /// Deaths that are told at the end, at the most.
 const TOLD: usize = 100;
@@ -89,7 +88,7 @@ pub enum Errand {
 pub struct Order {
     /// Which child.
     pub child: u64,
-    /// To be passed on: see [`keep_to`].
+    /// To be passed on: see [`keep_to`](super::keep_to).
     pub lifeline: OwnedFd,
     /// The process is to be the head of its tree.
     pub tree: bool,
@@ -561,16 +560,4 @@ impl Inner {
         let restarts = person.starts.saturating_sub(1);
         Report { care: person.care.clone(), status, pid, restarts, exit: person.exit }
     }
-}
-
-/// In a child: from now on it ends with the process at the other end of the lifeline, of which this
-/// takes a copy; with `tree` it leads a process group of its own, which ends with it.
-///
-/// # Errors
-///
-/// If that is no lifeline.
-pub fn keep_to(lifeline: RawFd, tree: bool) -> Result<()> {
-    let doing = "tie a child to its supervisor";
-    let lifeline = duplicate(lifeline).map_err(|e| Error::os(doing, e))?;
-    die_with_owner(lifeline, tree).map_err(|e| Error::os(doing, e))
 }

@@ -1,6 +1,7 @@
 """Fixtures for all tests: every start method, a time limit, and nothing left behind."""
 
 import faulthandler
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -83,6 +84,9 @@ def _warm() -> None:
             pool.apply_async(nothing, callback=str).wait()
             pool.close()
             pool.join()
+    # All that is here stays, and collections need not look at it: there is one after each test.
+    gc.collect()
+    gc.freeze()
 
 
 def helpers() -> frozenset[int]:

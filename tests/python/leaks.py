@@ -29,18 +29,25 @@ def adopt_orphans() -> None:
         raise OSError(ctypes.get_errno(), "cannot become the reaper of orphans")
 
 
+def _read(path: str) -> bytes:
+    """What a small file has; a test is too short to be read about at leisure."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(fd, 1 << 16)
+    finally:
+        os.close(fd)
+
+
 def descendants() -> Pids:
     """Our children and theirs: process id to command line, without zombies."""
     children: dict[int, list[int]] = defaultdict(list)
     for entry in os.listdir("/proc"):
         if entry.isdigit():
             try:
-                state, parent = (
-                    Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[:2]
-                )
+                state, parent = _read(f"/proc/{entry}/stat").rpartition(b")")[2].split()[:2]
             except OSError:
                 continue
-            if state not in "ZX":  # which have no children, and may be many
+            if state not in b"ZX":  # which have no children, and may be many
                 children[int(parent)].append(int(entry))
     found, todo = {}, [os.getpid()]
     while todo:
@@ -62,7 +69,7 @@ def reap_orphans(helpers: frozenset[int] = frozenset()) -> None:
 
 def _command(pid: int) -> str:
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = _read(f"/proc/{pid}/cmdline").split(b"\0")
     except OSError:
         return "?"
     return b" ".join(words).decode("utf-8", "replace").strip()
@@ -86,7 +93,7 @@ def _threads() -> Counter[str]:
     found = Counter(f"Python thread {thread.name}" for thread in threading.enumerate())
     for task in os.listdir("/proc/self/task"):
         try:
-            name = Path(f"/proc/self/task/{task}/comm").read_text().strip()
+            name = _read(f"/proc/self/task/{task}/comm").decode().strip()
         except OSError:
             continue
         found[f"thread {name}"] += 1

@@ -276,6 +276,15 @@ def manager_of_a_task(method: str) -> dict[str, int]:
         return dict(counts)
 
 
+def fork_and_let_it(how: str) -> object:
+    """Both the parent and the child come out of this task; the child's exit code."""
+    if pid := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if how == "raise":
+        raise RuntimeError("of the child's")
+    return bytes(10_000_000) if how == "return much" else how
+
+
 def have_a_child(method: str, log: Log) -> None:
     """A process with a child, both of which would run for long."""
     child = phalanx.get_context(method).Process(target=note_and_sleep, args=(log,), daemon=False)

@@ -326,6 +326,13 @@ def test_a_task_may_start_a_manager(ctx, method):
         assert pool.apply(tasks.manager_of_a_task, (method,)) == {"one": 1}
 
 
+@pytest.mark.parametrize("how", ["return", "return much", "raise"])
+def test_a_fork_that_leaves_the_task_ends_and_says_nothing(ctx, how):
+    with ctx.Pool(1) as pool:
+        assert [pool.apply(tasks.fork_and_let_it, (how,)) for _ in range(2)] == [0, 0]
+        assert pool.map(tasks.square, range(3)) == [0, 1, 4]
+
+
 @pytest.mark.parametrize("how", ["terminate", "kill"])
 def test_a_daemons_children_end_with_it(ctx, method, log, how):
     daemon = ctx.Process(target=tasks.have_a_child, args=(method, log), daemon=True)

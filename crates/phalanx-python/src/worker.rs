@@ -63,6 +63,9 @@ impl Worker {
                 }
                 Duty::Run(code, shape, arguments) => {
                     let (end, pickle) = self.run(py, code, shape, arguments);
+                    if !self.engine.is_here() {
+                        return Ok(());
+                    }
                     let store = self.engine.store();
                     let (end, stream, buffers) = match settle(py, store, pickle) {
                         Ok((stream, buffers)) => (end, stream, buffers),

@@ -19,7 +19,6 @@ pub(super) struct Outbox {
     seat: Arc<Seat>,
     pub(super) control: Control,
     event: Event,
-    /// A fork of the worker has the memory, and must not write to it.
     generation: u32,
     /// Held for a whole message, so that no other comes between its frames.
     frames: Mutex<Producer<SeatOutbox>>,
@@ -29,6 +28,11 @@ impl Outbox {
     pub(super) fn new(seat: Arc<Seat>, control: Control, event: Event) -> Self {
         let frames = Mutex::new(Producer::new(SeatOutbox(seat.clone())));
         Self { seat, control, event, generation: fork::generation(), frames }
+    }
+
+    /// False in a fork of the worker, which has none of its memory.
+    pub(super) fn is_here(&self) -> bool {
+        self.generation == fork::generation()
     }
 
     /// For the thread that runs tasks. Waits if the owner is slow to read.
@@ -83,7 +87,7 @@ impl Voice {
         const LOOK: Duration = Duration::from_millis(1);
 
         let outbox = &self.0;
-        if outbox.generation != fork::generation() {
+        if !outbox.is_here() {
             return false;
         }
         let task = outbox.seat.account().running.map_or(0, |(task, _)| task);

@@ -162,12 +162,22 @@ impl Worker {
         self.outbox.ring();
     }
 
-    /// What to do next. Does not wait.
+    /// False: a task has forked, and this is its child, which has no seat. It has run the task's rest,
+    /// and nobody waits for what becomes of it.
+    #[must_use]
+    pub fn is_here(&self) -> bool {
+        self.outbox.is_here()
+    }
+
+    /// What to do next; to leave, if that is [not here](Self::is_here). Does not wait.
     ///
     /// # Errors
     ///
     /// If the owner writes nonsense.
     pub fn duty(&mut self) -> Result<Duty> {
+        if !self.is_here() {
+            return Ok(Duty::Leave);
+        }
         if self.life == Some(0) || self.seat.order() == Order::Retire {
             self.ring_if_owed();
             return Ok(Duty::Leave);
@@ -273,8 +283,11 @@ impl Worker {
 
     /// Sends how the task ended that [`duty`](Self::duty) gave last: a stream and its buffers.
     ///
-    /// Waits if the owner is slow to read.
+    /// Waits if the owner is slow to read. Does nothing where the worker is [not](Self::is_here).
     pub fn finish(&mut self, end: End, stream: Vec<u8>, buffers: Vec<Buffer>) {
+        if !self.is_here() {
+            return;
+        }
         let packed = self.store.pack(stream, buffers);
         fault("worker: an outcome is packed, and not lent");
         let (bytes, pieces, loan) = self.lend(packed);

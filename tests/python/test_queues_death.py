@@ -30,6 +30,7 @@ def get_for_ever(q: Any, results: Any) -> None:
 def get_one(q: Any, results: Any) -> None:
     """Take one, say so, and never say that it is done."""
     results.put(q.get())
+    signal.pause()
 
 
 def hello(q: Any) -> None:

@@ -1,5 +1,6 @@
 """Fixtures for all tests: every start method, a time limit, and nothing left behind."""
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -137,6 +138,7 @@ def run(tmp_path: Path, method: str) -> Iterator[Callable[[str], Program]]:
     yield start
     for program in programs:
         for pid in program.others():
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         program.process.wait()
         program.process.stdout.close()  # type: ignore[union-attr]

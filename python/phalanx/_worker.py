@@ -24,6 +24,11 @@ __all__ = ["Seat", "worker"]
 class Seat:
     """What a worker is started with: numbers of descriptors, which seat is its own, its share."""
 
+    #: Modules to import before the first task.
+    preload: tuple[str, ...] = ()
+    #: The queue by whose pickler results go, of a pool that has one.
+    answers: object = None
+
     def __init__(self, seating: _phalanx.Seating, share: int, threads: int | None) -> None:
         self._passed = Passed(seating.memory, seating.event, seating.lifeline, seating.report)
         self._rest = seating.seat, seating.tree, share, threads, _records.levels()
@@ -36,6 +41,10 @@ class Seat:
         _say_what_you_do(report)
         if levels is not None:
             _records.send_to_parent(levels)
+        if self.answers is not None:
+            from . import _pickling
+
+            _pickling.answer_by(self.answers)
         try:
             return _phalanx.Worker(memory, event, lifeline, seat, tree)
         finally:
@@ -88,14 +97,13 @@ def worker(
     initializer: Callable[..., object] | None = None,
     initargs: Iterable[Any] = (),
     maxtasks: int | None = None,
-    preload: tuple[str, ...] = (),
 ) -> None:
     """What a worker process does."""
     desk = seat.sit()
     signal.signal(signal.SIGINT, _let_the_parent_decide)
     _interrupts.let_in()
     try:
-        for name in preload:
+        for name in seat.preload:
             __import__(name)
         if initializer is not None:
             initializer(*initargs)

@@ -23,6 +23,7 @@ the pool is terminated    ``ValueError`` for calls that wait
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import threading
@@ -33,7 +34,7 @@ from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, ThreadPool
 from multiprocessing.process import BaseProcess
 
-from . import _budget, _carry, _log, _phalanx, _records, _shortages
+from . import _budget, _carry, _log, _phalanx, _pickling, _records, _shortages
 from ._phalanx import AsyncResult, IMapIterator
 from ._terms import asked_of, bounds_of, module_names
 from ._worker import Seat, worker
@@ -184,6 +185,7 @@ class Pool(_standard.Pool):
         asked = asked_of(timeout, start_timeout, retries, backoff, retry_on)
         bounds = bounds_of(memory_limit, lifetime, intensity, period)
         self._engine = _phalanx.Pool(processes, asked, grace, bounds)
+        self._way = _pickling.way_of(self)
         self._waiting: dict[int, AsyncResult] = {}
         self._tokens = 0
         self._streams: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
@@ -279,6 +281,8 @@ class Pool(_standard.Pool):
             args = tuple(args)
         if type(kwds) is not dict:
             kwds = dict(kwds)
+        if self._way is not None:
+            func, args, kwds = _pickling.Call(func), (self._way.pack(func, args, kwds),), {}
         if callback is None and error_callback is None:
             return self._engine.apply(func, args, kwds, (self, None), asked)
         extras, token = self._expecting(callback, error_callback)
@@ -460,8 +464,11 @@ class Pool(_standard.Pool):
         if seating is None:
             return None
         seat_of_its_own = Seat(seating, _budget.share_of(self._processes), self._threads)
-        initial = self._initializer, self._initargs, self._maxtasksperchild, self._preload
-        process = self.Process(self._ctx, target=worker, args=(seat_of_its_own, *initial))
+        seat_of_its_own.preload = self._preload
+        if self._way is not None:
+            seat_of_its_own.answers = self._way.answers
+        arguments = (seat_of_its_own, self._initializer, self._initargs, self._maxtasksperchild)
+        process = self.Process(self._ctx, target=worker, args=arguments)
         process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = self._daemon
         process._lets_in_interrupts = process._is_tied = True  # type: ignore[attr-defined]
@@ -518,6 +525,8 @@ class Pool(_standard.Pool):
     ) -> AsyncResult:
         items, chunk, asked = self._cut(iterable, chunksize, terms)
         func = self._worth_retrying(func, terms)
+        if self._way is not None:
+            func, items, star = self._packed(func, items, star)
         if callback is None and error_callback is None:
             return self._engine.map(func, items, chunk, (self, None), asked, star=star, wait=False)
         extras, token = self._expecting(callback, error_callback)
@@ -534,8 +543,16 @@ class Pool(_standard.Pool):
     ) -> list[Any]:
         items, chunk, asked = self._cut(iterable, chunksize, terms)
         func = self._worth_retrying(func, terms)
+        if self._way is not None:
+            func, items, star = self._packed(func, items, star)
         result = self._engine.map(func, items, chunk, (self, None), asked, star=star, wait=True)
         return result.get()  # type: ignore[no-any-return]
+
+    def _packed(
+        self, func: Callable[..., Any], items: Iterable[Any], star: bool
+    ) -> tuple[Callable[..., Any], list[Any], bool]:
+        pack = self._way.pack  # type: ignore[union-attr]
+        return _pickling.Call(func), [pack(func, row if star else (row,)) for row in items], False
 
     def _cut(
         self, iterable: Iterable[Any], chunksize: int | None, terms: Terms
@@ -574,7 +591,11 @@ class Pool(_standard.Pool):
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be 1 or more, not {buffersize}")
         func = self._worth_retrying(func, terms)
-        prompt = type(iterable) in _PROMPT
+        prompt, sized = type(iterable) in _PROMPT, hasattr(iterable, "__len__")
+        if self._way is not None:
+            prompt = False
+            iterable = map(functools.partial(_pack_one, self._way, func), iter(iterable))
+            func = _pickling.Call(func)
         stream = self._engine.imap(
             func,
             iterable,
@@ -582,7 +603,7 @@ class Pool(_standard.Pool):
             self,
             asked_of(**terms),
             prompt=prompt,
-            sized=hasattr(iterable, "__len__"),
+            sized=sized,
             buffer=buffersize,
             ordered=ordered,
         )
@@ -638,6 +659,10 @@ class Pool(_standard.Pool):
 
 def _starred(func: Callable[..., Any], star: bool) -> Callable[..., Any]:
     return _carry.Rows(func) if star and callable(func) else func
+
+
+def _pack_one(way: _pickling.Way, func: Callable[..., Any], item: Any) -> object:
+    return way.pack(func, (item,))
 
 
 def _chunk(chunksize: int | None) -> int | None:

@@ -1,13 +1,16 @@
 """Objects of phalanx in the standard library's processes, and the other way round."""
 
+import io
 import multiprocessing
 import multiprocessing.connection
 import multiprocessing.forkserver
+import pickle
 from collections.abc import Iterator
 from typing import Any
 
 import phalanx
 import pytest
+import tasks
 from kinds import KINDS, PATIENCE, be_the_child
 from tasks import nothing
 
@@ -138,3 +141,74 @@ def test_a_listener_of_one_accepts_a_client_of_the_other(listening, dialling):
 def test_a_start_method_is_settled_for_each_by_itself():
     assert phalanx.get_context("spawn").Process is not multiprocessing.get_context("spawn").Process
     assert isinstance(phalanx.get_context("spawn"), multiprocessing.context.BaseContext)
+
+
+# -- pools of subclasses that pickle in a way of their own, as joblib's does
+
+
+class Traveller:
+    """It says by whose reducers it has been."""
+
+    def __init__(self, *ways: str) -> None:
+        self.ways = ways
+
+
+class OwnQueue:
+    """A queue whose pickler knows one type more, as those of `_setup_queues` are made."""
+
+    def __init__(self, context, way):
+        self._reader, self._writer = context.Pipe(duplex=False)
+        self._lock = context.Lock()
+        self._way = way
+
+    def put(self, obj):
+        file = io.BytesIO()
+        pickler = pickle.Pickler(file)
+        pickler.dispatch_table = {Traveller: lambda it: (Traveller, (*it.ways, self._way))}
+        pickler.dump(obj)
+        with self._lock:
+            self._writer.send_bytes(file.getvalue())
+
+    def get(self):
+        with self._lock:
+            return self._reader.recv()
+
+
+class OwnPool(phalanx.pool.Pool):
+    def _setup_queues(self):
+        self._inqueue = OwnQueue(self._ctx, "there")
+        self._outqueue = OwnQueue(self._ctx, "back")
+        self._quick_put, self._quick_get = self._inqueue.put, self._outqueue.get
+
+
+def ways_of(one, other=None):
+    return one.ways
+
+
+def test_a_subclass_of_pool_may_pickle_in_a_way_of_its_own(ctx):
+    here = Traveller()
+    with OwnPool(1, context=ctx) as pool:
+        assert pool.apply(ways_of, (here,)) == ("there",)
+        assert pool.apply(tasks.identity, (here,)).ways == ("there", "back")
+        assert pool.apply(ways_of, (), {"one": here, "other": here}) == ("there",)
+        assert [it.ways for it in pool.map(tasks.identity, [here] * 3)] == [("there", "back")] * 3
+        assert pool.starmap(ways_of, [(here, 1)] * 2, 1) == [("there",)] * 2
+        assert list(pool.imap(ways_of, iter([here] * 3), 2)) == [("there",)] * 3
+        assert list(pool.imap_unordered(ways_of, [here])) == [("there",)]
+        with pytest.raises(ZeroDivisionError):
+            pool.apply(divmod, (1, 0))
+        with pytest.raises(phalanx.WorkerDied, match=r"tasks\.die"):
+            pool.apply(tasks.die, ("SIGKILL",))
+        assert pool.apply(ways_of, (here,)) == ("there",)
+
+
+class SameQueuesPool(phalanx.pool.Pool):
+    def _setup_queues(self):
+        self._inqueue, self._outqueue = self._ctx.SimpleQueue(), self._ctx.SimpleQueue()
+
+
+def test_queues_that_pickle_as_all_do_change_nothing(ctx):
+    with SameQueuesPool(1, context=ctx) as pool:
+        assert pool.apply(ways_of, (Traveller("none"),)) == ("none",)
+        pool._inqueue.close()
+        pool._outqueue.close()

@@ -174,6 +174,7 @@ impl Worker {
     pub fn duty(&mut self) -> Result<Duty> {
         if self.life == Some(0) || self.seat.order() == Order::Retire {
             self.ring_if_owed();
+            fault("worker: it retires");
             return Ok(Duty::Leave);
         }
         while let Some(head) = self.inbox.pop(&mut self.partial)? {

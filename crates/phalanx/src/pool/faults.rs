@@ -60,8 +60,10 @@ fn work(seat: usize, [memory, event, lifeline]: [RawFd; 3], life: Option<u64>) {
         match worker.duty().unwrap() {
             Duty::Run(_, _, arguments) => {
                 let stream = arguments.into_stream().unwrap();
-                while stream == ENDLESS {
-                    std::thread::park();
+                if stream == ENDLESS {
+                    loop {
+                        std::thread::park();
+                    }
                 }
                 fault("a task runs");
                 worker.finish(End::Returned, stream, Vec::new());

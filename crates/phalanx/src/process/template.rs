@@ -352,6 +352,37 @@ impl Launched {
     }
 }
 
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_child_that_is_given_up_before_or_after_its_answer_was_read_never_runs() {
+        for is_read in [false, true] {
+            let (template, ours) = socket::pair().unwrap();
+            let link = Link::new(ForkClosed::new(ours), None);
+            link.lock().known.insert(1, Known::default());
+            let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+            let (pidfd, (gate, childs)) = (os::open(child.id()).unwrap(), socket::pair().unwrap());
+            let answer = Message::Launched { id: 1, pid: child.id() }.encode();
+            socket::send(&template, &answer, &[pidfd.as_fd(), gate.as_fd()], true).unwrap();
+            drop(gate);
+            // As a thread does that waits for another child.
+            let read = || drop(link.wait_for(Instant::now(), |_| None::<()>).unwrap());
+            if is_read {
+                read();
+            }
+            link.forget(1);
+            read();
+            assert!(!socket::drain(&childs).unwrap(), "its gate was opened");
+            assert_eq!(child.wait().unwrap().signal(), Some(9));
+        }
+    }
+}
+
 #[cfg(all(test, not(loom)))]
 mod fuzz {
     use super::super::fuzz::{say, valid};

@@ -74,7 +74,7 @@ extern "C" fn in_child() {
 }
 
 /// Forks; the child does nothing but `child`, and ends with the code that this returns.
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<u32> {
     // SAFETY: the caller's process has one thread, so the child may do what it could have done.
     match unsafe { libc::fork() } {

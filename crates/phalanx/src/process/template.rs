@@ -371,7 +371,7 @@ mod tests {
             socket::send(&template, &answer, &[pidfd.as_fd(), gate.as_fd()], true).unwrap();
             drop(gate);
             // As a thread does that waits for another child.
-            let read = || drop(link.wait_for(Instant::now(), |_| None::<()>).unwrap());
+            let read = || assert!(link.wait_for(Instant::now(), |_| None::<()>).unwrap().is_none());
             if is_read {
                 read();
             }

@@ -278,7 +278,7 @@ def _be_child(server: _phalanx.TemplateServer, request: _phalanx.Request) -> Non
     try:
         server.close()
         if not request.is_known():
-            os._exit(1)  # the template has died, and the owner asks another one for its child
+            os._exit(1)  # the owner does not have this child: the template died, or it gave up
         fd, fds = request.take()
         atexit._clear()
         atexit.register(util._exit_function)

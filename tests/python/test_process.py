@@ -467,10 +467,74 @@ def test_a_template_ends_with_its_owner_however_that_died(tmp_path):
     )
     result = python(script)
     assert result.returncode == -signal.SIGKILL
-    pid, deadline = int(result.stdout), time.monotonic() + 5
-    while not gone(pid):
-        assert time.monotonic() < deadline, "the template outlived its owner"
-        time.sleep(0.01)
+    wait_until(lambda: gone(int(result.stdout)), "the template's end")
+
+
+@pytest.mark.parametrize("state", ["serves", "imports"])
+def test_a_template_that_is_stopped_or_hangs_ends_with_its_owner(tmp_path, state):
+    program(
+        tmp_path,
+        """
+        import os, signal, time
+        print(os.getpid(), flush=True)
+        if os.environ["STATE"] == "imports":
+            time.sleep(600)
+        """,
+        name="slow.py",
+    )
+    script = program(
+        tmp_path,
+        """
+        import os, phalanx, phalanx.forkserver, signal, sys
+        if __name__ == "__main__":
+            phalanx.set_forkserver_preload(["slow"])
+            phalanx.forkserver.ensure_running()
+            if os.environ["STATE"] == "serves":
+                process = phalanx.get_context("forkserver").Process(target=int)
+                process.start()
+                process.join()
+                os.kill(phalanx.forkserver._forkserver._forkserver_pid, signal.SIGSTOP)
+                print(flush=True)
+            sys.stdin.read()
+        """,
+    )
+    env = dict(os.environ, PYTHONPATH=str(Path(phalanx.__file__).parents[1]), STATE=state)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, script], env=env, **pipes) as owner:
+        pid = int(owner.stdout.readline())
+        if state == "serves":
+            owner.stdout.readline()
+        assert not gone(pid)
+        owner.kill()
+        owner.wait(PATIENCE)
+        wait_until(lambda: gone(pid), "the template's end")
+
+
+def test_a_template_runs_exit_handlers_of_what_it_has_imported(tmp_path):
+    program(
+        tmp_path,
+        """
+        import atexit, os, time
+        def leave(pid=os.getpid()):
+            if os.getpid() == pid:
+                time.sleep(0.1)  # its owner has ended by then
+                print("left", flush=True)
+        atexit.register(leave)
+        """,
+        name="polite.py",
+    )
+    script = program(
+        tmp_path,
+        """
+        import phalanx
+        if __name__ == "__main__":
+            phalanx.set_forkserver_preload(["polite"])
+            process = phalanx.get_context("forkserver").Process(target=int)
+            process.start()
+            process.join()
+        """,
+    )
+    assert python(script).stdout == "left\n"
 
 
 def test_the_main_module_and_the_targets_are_imported_once(tmp_path):

@@ -44,6 +44,13 @@ fn bytes_are_a_structure_or_an_error() {
 }
 
 #[test]
+fn bytes_are_things_without_bytes_or_an_error() {
+    read("wire: Vec<()>", vec![vec![()], vec![], vec![(); 300]]);
+    read("wire: Vec<Vec<[u8; 0]>>", vec![vec![vec![[0; 0]; 9]; 3]]);
+    read("wire: BTreeMap<(), Vec<()>>", vec![BTreeMap::from([((), vec![(); 70])])]);
+}
+
+#[test]
 fn bytes_are_a_failure_that_can_be_told() {
     let text = |text: &str| text.to_string();
     let (message, place, trace) = (text("it broke"), text("src/a.rs:1"), text("0: main\n"));

@@ -9,6 +9,8 @@ use std::any::Any;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::channel::from_bytes;
+
 /// What can travel to another process and back: any type that serde can write and read.
 ///
 /// `Vec<u8>`, vectors of numbers and `String` do not go through serde but as they lie in memory,
@@ -145,7 +147,7 @@ fn written<T: Serialize>(value: &T, into: Vec<u8>) -> Result<Vec<u8>, Reason> {
 }
 
 fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Reason> {
-    postcard::from_bytes(bytes).map_err(|error| error.to_string())
+    from_bytes(bytes).map_err(|why| why.to_string())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use std::time::Instant;
 use super::pace::Pace;
 use super::wire::{Header, Length, Reader};
 use crate::error::{Error, Result};
+use crate::sync::fault;
 use crate::sys::socket::borrow;
 use crate::sys::stream::{self, Calls, try_read, try_write};
 
@@ -214,9 +215,11 @@ impl Sending<'_> {
     ///
     /// EPIPE: nobody has the other end any more.
     pub fn write_until(&mut self, part: &mut &[u8], until: Instant) -> Result<Option<()>> {
+        fault("connection: a message is begun, and not sent");
         loop {
             let header = &self.header.bytes()[self.header_sent..];
             if header.is_empty() && part.is_empty() {
+                fault("connection: a message is sent");
                 return Ok(Some(()));
             }
             let parts = [IoSlice::new(header), IoSlice::new(part)];
@@ -230,6 +233,7 @@ impl Sending<'_> {
             self.header_sent += of_header;
             self.left -= sent - of_header;
             *part = &part[sent - of_header..];
+            fault("connection: some of a message is sent");
         }
     }
 }
@@ -265,6 +269,7 @@ impl Receiving<'_> {
         loop {
             match self.header.length() {
                 Length::Known(length) => {
+                    fault("connection: a header is received");
                     self.left = Some(length);
                     return Ok(Some(length));
                 }
@@ -275,6 +280,7 @@ impl Receiving<'_> {
                 }
                 Length::Unknown => {}
             }
+            fault("connection: a message is awaited");
             let read = self.end.read(self.header.missing(), until);
             match self.some(read)? {
                 Some(read) => self.header.advance(read),
@@ -305,10 +311,12 @@ impl Receiving<'_> {
                 Some(read) => {
                     *filled += read;
                     self.left = Some(self.left.unwrap_or(0).checked_sub(read).expect("its length"));
+                    fault("connection: some of a message is received");
                 }
                 None => return Ok(None),
             }
         }
+        fault("connection: a message is received");
         Ok(Some(()))
     }
 

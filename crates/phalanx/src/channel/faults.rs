@@ -1,12 +1,34 @@
-//! Deaths inside of a queue's operations: real processes that are killed where `fault` says so.
+//! Deaths on the way from process to process: real processes that are killed where `fault` says so.
+//!
+//! | who dies | where | what the others find |
+//! | --- | --- | --- |
+//! | who puts into a queue, or gets | anywhere | the frame whole, or as if nothing had been done |
+//! | who sends a message | before a byte of it has gone | the end of the connection |
+//! | ... | when some has gone | the end, inside a message |
+//! | ... | when all has gone | the message, then the end |
+//! | who receives one | anywhere | EPIPE, at once |
+//! | who has sent a descriptor | before it is handed over | an error that says so |
+//! | ... | after that | the descriptor |
+//! | who comes for a descriptor | anywhere | it is there for the next, unless it is for one alone and was asked for |
+//!
+//! No copy of a descriptor is left in any case.
 
-use std::os::fd::AsFd;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use super::connection::{self, Connection};
+use super::passing::{Handing, Passed, Passing, Scope, Tickets};
 use super::queue::{Pushed, Queue};
+use super::reading::from_bytes;
 use crate::error::{Error, Result};
-use crate::sync::faults::{killed, open, path_of, start_test, told};
+use crate::sync::faults::{command, killed, open, path_of, say, start_test, told};
 use crate::sys::Event;
+use crate::sys::socket::wait_readable;
+
+const STARTED: &str = "channel::faults::started";
+const NOWHERE: &str = "nowhere";
 
 /// Larger than a segment, so that each frame takes some and gives some back.
 const LARGE: usize = 200 << 10;
@@ -36,28 +58,40 @@ fn take(queue: &Queue) -> Result<u8> {
     Ok(taken.expect("a frame"))
 }
 
-/// What the started process does. Not a test of its own.
+/// What the started processes do. Not a test of its own.
 #[test]
 fn started() {
     let Some(told) = told() else { return };
-    let [operation, place, memory] = &told[..] else { panic!("{told:?}") };
+    let told: Vec<_> = told.iter().map(String::as_str).collect();
+    match told[..] {
+        ["send", _] => send(&Connection::new(Some(0))).unwrap(),
+        ["receive", _] => receive(&Connection::new(Some(0))).unwrap(),
+        ["host", _] => return host(),
+        ["guest", NOWHERE, ticket] => return drop(had(ticket).unwrap()),
+        ["guest", _, ticket] => drop(had(ticket)),
+        [operation, _, memory] => use_queue(operation, memory),
+        _ => {}
+    }
+    panic!("{told:?}: it came by alive");
+}
+
+fn use_queue(operation: &str, memory: &str) {
     // Nobody polls here: any event will do.
     let event = Event::new().unwrap().as_fd().try_clone_to_owned().unwrap();
     let queue = Queue::open(open(memory), event).unwrap();
     for _ in 0..20 {
-        match &operation[..] {
+        match operation {
             "put" => put(&queue, 9).unwrap(),
             _ => drop(take(&queue).unwrap()),
         }
     }
-    panic!("{operation} came by {place} alive");
 }
 
 /// Has a process killed at `place` of `operation`.
 fn kill(queue: &Queue, operation: &str, place: &str) {
     let memory = path_of(queue.descriptors().0);
     let told = format!("{operation}|{place}|{memory}");
-    killed(start_test("channel::faults::started", &told));
+    killed(start_test(STARTED, &told));
 }
 
 /// The queue holds `expected`, in this order, and works.
@@ -144,4 +178,151 @@ fn one_who_waits_for_room_gets_what_was_made_by_one_killed_before_the_wake_up() 
         waiting.join().unwrap().unwrap();
     });
     assert_eq!(take(&queue).unwrap(), 6);
+}
+
+/// Bytes of a message: more than a socket holds.
+const HUGE: usize = 4 << 20;
+
+fn send(end: &Connection) -> Result<()> {
+    let bytes = vec![7; HUGE];
+    end.send(HUGE)?.write_until(&mut &bytes[..], soon())?.expect("room in time");
+    Ok(())
+}
+
+fn receive(end: &Connection) -> Result<()> {
+    let mut receiving = end.receive()?;
+    let mut bytes = vec![0; receiving.length_until(soon())?.expect("a header in time")];
+    receiving.read_until(&mut bytes, &mut 0, soon())?.expect("a message in time");
+    assert!(bytes == vec![7; HUGE]);
+    Ok(())
+}
+
+/// Our end of a connection whose other end only a process has that is killed at `place`.
+fn converse(operation: &str, place: &str) -> (OwnedFd, std::process::Child) {
+    let (ours, theirs) = connection::pair().unwrap();
+    let told = format!("{operation}|{place}");
+    (ours, command(STARTED, &told).stdin(theirs).spawn().unwrap())
+}
+
+#[test]
+fn a_message_of_one_who_is_killed_is_whole_or_the_end_is_told_at_once() {
+    for (place, is_whole, is_begun) in [
+        ("connection: a message is begun, and not sent", false, false),
+        ("connection: some of a message is sent", false, true),
+        ("connection: a message is sent", true, true),
+    ] {
+        let (ours, child) = converse("send", place);
+        let end = Connection::new(Some(ours.as_raw_fd()));
+        if is_whole {
+            receive(&end).unwrap();
+        }
+        let error = receive(&end).expect_err("nobody is there");
+        assert!(error.is_end(), "{place}: {error}");
+        assert_eq!(error.is_end_inside(), is_begun && !is_whole, "{place}");
+        killed(child);
+    }
+}
+
+#[test]
+fn one_who_sends_to_one_who_is_killed_is_told_at_once() {
+    for (place, gets_one) in [
+        ("connection: a message is awaited", false),
+        ("connection: a header is received", false),
+        ("connection: some of a message is received", false),
+        ("connection: a message is received", true),
+    ] {
+        let (ours, child) = converse("receive", place);
+        let end = Connection::new(Some(ours.as_raw_fd()));
+        if gets_one {
+            send(&end).unwrap();
+        }
+        let error = send(&end).expect_err("nobody is there");
+        let errno = error.os_error().and_then(std::io::Error::raw_os_error);
+        assert_eq!(errno, Some(libc::EPIPE), "{place}");
+        killed(child);
+    }
+}
+
+fn written(fd: impl AsFd, once: bool) -> (String, Tickets) {
+    let fd = fd.as_fd();
+    let (bytes, tickets) = Scope::Held(Vec::new()).run(|| match once {
+        true => postcard::to_stdvec(&Handing(fd)),
+        false => postcard::to_stdvec(&Passing(fd)),
+    });
+    (bytes.unwrap().iter().map(|byte| format!("{byte:02x}")).collect(), tickets)
+}
+
+/// The descriptor of a ticket, or why there is none.
+fn had(ticket: &str) -> std::result::Result<OwnedFd, String> {
+    let digits = ticket.as_bytes().chunks(2).map(|pair| std::str::from_utf8(pair).unwrap());
+    let bytes: Vec<u8> = digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect();
+    from_bytes(&bytes).map(|Passed(fd)| fd).map_err(|why| why.to_string())
+}
+
+/// Hands out its standard input.
+fn host() {
+    let (ticket, _tickets) = written(std::io::stdin(), false);
+    say(&ticket);
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Nobody can write any more.
+fn has_ended(mut reader: std::io::PipeReader) -> bool {
+    wait_readable(&reader, Some(soon())).unwrap() && reader.read(&mut [0]).unwrap() == 0
+}
+
+#[test]
+fn a_descriptor_of_one_who_is_killed_is_had_or_missed_at_once() {
+    for (place, is_had) in [
+        ("passing: a ticket is issued, and not written", None),
+        ("passing: a guest has spoken, and is not heard", Some(false)),
+        ("passing: a descriptor is taken, and not handed over", Some(false)),
+        ("passing: a descriptor is handed over", Some(true)),
+    ] {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let told = format!("host|{place}");
+        let host = command(STARTED, &told).stdin(writer).stderr(Stdio::piped()).spawn();
+        let mut host = host.unwrap();
+        let mut ticket = String::new();
+        BufReader::new(host.stderr.take().unwrap()).read_line(&mut ticket).unwrap();
+        assert_eq!(ticket.is_empty(), is_had.is_none(), "{place}");
+        let got = is_had.map(|_| had(ticket.trim()));
+        killed(host);
+        match got {
+            Some(Ok(fd)) => {
+                assert_eq!(is_had, Some(true), "{place}");
+                std::fs::File::from(fd).write_all(b"x").unwrap();
+                assert_eq!(reader.read(&mut [0]).unwrap(), 1, "{place}");
+            }
+            Some(Err(why)) => {
+                assert!(why.contains("the process has ended"), "{place}: {why}");
+                assert_eq!(is_had, Some(false), "{place}");
+            }
+            None => {}
+        }
+        assert!(has_ended(reader), "{place}: a copy is left");
+    }
+}
+
+#[test]
+fn a_descriptor_that_one_came_for_who_is_killed_is_there_for_the_next_or_gone() {
+    for (place, has_asked) in [
+        ("passing: a guest has come, and has not spoken", false),
+        ("passing: a guest has spoken", true),
+        ("passing: a guest has what it came for", true),
+    ] {
+        for once in [false, true] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            let (ticket, tickets) = written(&writer, once);
+            drop(writer);
+            killed(start_test(STARTED, &format!("guest|{place}|{ticket}")));
+            let mut next = command(STARTED, &format!("guest|{NOWHERE}|{ticket}"));
+            let next = next.stderr(Stdio::null()).status().unwrap();
+            assert_eq!(next.success(), !(once && has_asked), "{place}, once: {once}");
+            drop(tickets);
+            assert!(has_ended(reader), "{place}, once: {once}: a copy is left");
+        }
+    }
 }

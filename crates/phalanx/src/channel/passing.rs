@@ -11,6 +11,7 @@
 //! | the bytes travel | anyone | a ticket that nobody takes: until its [`Tickets`] are dropped |
 //! | come: connect to the writer's listener, name the process and the number | the reader | a guest that hangs up |
 //! | hand over | a thread of the writer, which ends with the last ticket | the reader sees the end of the stream, and says so |
+//! | have | the reader | a copy that is good for once and was handed over is gone with it |
 //!
 //! A ticket is good only while its writer lives. The listener has a name that the kernel chose, is
 //! reached by processes of the same user only, and asks for the writer's [`ProcessId`], so that a
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
+use crate::sync::fault;
 use crate::sys::fork::{self, Whole};
 use crate::sys::socket::{send, shutdown, try_receive, wait_readable};
 use crate::sys::{ProcessId, block_signals, rendezvous};
@@ -191,6 +193,7 @@ fn write<S: Serializer>(fd: BorrowedFd<'_>, taken: bool, serializer: S) -> Resul
             tickets.push(ticket.number);
         }
     });
+    fault("passing: a ticket is issued, and not written");
     ticket.serialize(serializer)
 }
 
@@ -261,16 +264,20 @@ fn serve(socket: &Arc<OwnedFd>) {
 
 fn receive(guest: &OwnedFd) -> io::Result<()> {
     wait_readable(guest, Instant::now().checked_add(PATIENCE))?;
+    fault("passing: a guest has spoken, and is not heard");
     let mut words = [0_u64; 2];
     let received = try_receive(guest, bytemuck::bytes_of_mut(&mut words))?;
     let [process, number] = words;
     let known = received.len == size_of_val(&words) && process == ProcessId::own().bits();
     let taken = known.then(|| OFFICE.with(|office| office.take(number)));
+    fault("passing: a descriptor is taken, and not handed over");
     close_if_idle();
-    match taken {
+    let answered = match taken {
         Some(Ok(fd)) => send(guest, &[1], &[fd.as_fd()], false),
         _ => send(guest, &[0], &[], false),
-    }
+    };
+    fault("passing: a descriptor is handed over");
+    answered
 }
 
 impl Ticket {
@@ -280,12 +287,21 @@ impl Ticket {
             close_if_idle();
             return taken.map_err(|_| gone());
         }
-        let host = rendezvous::meet(&self.name).map_err(|error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => ended(),
+        self.ask_host().map_err(|error| match error.kind() {
+            // Nobody is there; he has gone before we spoke; he has gone without having heard us.
+            io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::ConnectionReset => ended(),
             _ => error,
-        })?;
+        })
+    }
+
+    fn ask_host(&self) -> io::Result<OwnedFd> {
+        let host = rendezvous::meet(&self.name)?;
+        fault("passing: a guest has come, and has not spoken");
         let words = [self.process, self.number];
         send(&host, bytemuck::bytes_of(&words), &[], true)?;
+        fault("passing: a guest has spoken");
         let deadline = Instant::now().checked_add(HOST_PATIENCE);
         while !wait_readable(&host, deadline)? {
             if deadline.is_some_and(|at| at <= Instant::now()) {
@@ -293,6 +309,7 @@ impl Ticket {
             }
         }
         let received = try_receive(&host, &mut [0])?;
+        fault("passing: a guest has what it came for");
         match received.fds.into_iter().next() {
             Some(fd) => Ok(fd),
             None if received.len == 0 => Err(ended()),

@@ -31,6 +31,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::passing::{Passed, Passing, Scope};
 use super::queue::{Pushed, Queue};
+use super::reading::from_bytes;
 use crate::error::{Error, Result};
 use crate::shm::words;
 use crate::sync::{Line, Roster};
@@ -321,8 +322,9 @@ impl<T: DeserializeOwned> Receiver<T> {
         loop {
             // Asked first: what the last sender has sent is there by then.
             let last = nobody();
+            let late = deadline.is_some_and(|deadline| deadline <= Instant::now());
             if let Some(bytes) = self.take()? {
-                let value = postcard::from_bytes(&bytes);
+                let value = from_bytes(&bytes);
                 return value.map_err(|why| Error::codec("read a value from a channel", why));
             }
             if last && queue.is_empty() {
@@ -332,7 +334,8 @@ impl<T: DeserializeOwned> Receiver<T> {
             if !queue.wait_frame_or(slice, nobody) {
                 Sending::owners(queue).settle();
             }
-            if queue.is_empty() && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+            // Also when there is one: who takes another may have been stopped with the right to.
+            if late {
                 return Err(Error::timed_out("a value in a channel"));
             }
         }
@@ -524,5 +527,109 @@ impl<'a> Select<'a> {
             let left = end.saturating_duration_since(Instant::now());
             poller.wait(&mut readable, Some(left)).map_err(failed)?;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_waits_behind_one_that_was_stopped_keeps_to_its_deadline() {
+        let (sender, receiver) = unbounded().unwrap();
+        sender.send(&7).unwrap();
+        let stopped = receiver.owned.queue.front(Instant::now() + SLICE).unwrap();
+        let other = receiver.clone();
+        let waiting = std::thread::spawn(move || other.recv_timeout(Duration::from_millis(1)));
+        assert!(waiting.join().unwrap().unwrap_err().is_timeout());
+        drop(stopped);
+        assert_eq!(receiver.recv().unwrap(), 7);
+    }
+}
+
+#[cfg(test)]
+mod fuzz {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::fuzz::{Foreign, Fuzz, Script};
+
+    /// serde takes memory for so much in advance, however many items it is told of.
+    const CAUTIOUS: usize = 2 << 20;
+
+    type Item =
+        (u8, String, Option<Vec<u16>>, BTreeMap<u8, Vec<()>>, std::result::Result<char, i64>);
+
+    fn items() -> [Item; 2] {
+        let map = BTreeMap::from([(1, vec![(); 5]), (2, vec![])]);
+        [
+            (1, "a text".into(), Some(vec![1, 900]), map, Ok('a')),
+            (0, String::new(), None, [].into(), Err(-9)),
+        ]
+    }
+
+    #[test]
+    fn a_receiver_gets_values_or_an_error_whatever_is_put_into_its_channel() {
+        let (sender, receiver) = unbounded::<Item>().unwrap();
+        let queue = sender.owned.queue.clone();
+        // Frames: their length, their kind, their bytes.
+        let frame = |bytes: Vec<u8>| [&[bytes.len() as u8, 0], &bytes[..]].concat();
+        let valid = items().map(|item| frame(postcard::to_stdvec(&item).unwrap()));
+        let valid = [valid.concat(), valid[0].clone(), vec![0, 0, 0, 9]];
+        Fuzz::new("channel").cost(10).allowance(CAUTIOUS).run(&valid, |bytes| {
+            let mut script = Script(bytes);
+            let mut frames = 0;
+            while !script.is_over() {
+                let (len, kind) = (script.byte().into(), script.byte().into());
+                let put = queue.put(&[(kind, script.bytes(len))], Instant::now() + SLICE);
+                assert_eq!(put.unwrap(), Pushed::Some(1));
+                frames += 1;
+            }
+            for _ in 0..frames {
+                let received = receiver.try_recv();
+                assert!(received.is_ok() || received.unwrap_err().is_codec());
+            }
+            sender.send(&items()[0]).unwrap();
+            assert_eq!(receiver.recv().unwrap(), items()[0], "what came before is gone");
+        });
+    }
+
+    fn read<T: DeserializeOwned>(
+        memory: BorrowedFd<'_>,
+        event: BorrowedFd<'_>,
+        way: (usize, u64),
+    ) -> Option<T> {
+        let scope = Scope::Held(Vec::new());
+        let written = || postcard::to_stdvec(&(Passing(memory), Passing(event), way.0, way.1));
+        let (bytes, _tickets) = scope.run(written);
+        from_bytes(&bytes.unwrap()).ok()
+    }
+
+    #[test]
+    fn an_end_that_comes_from_elsewhere_works_or_is_refused() {
+        let step = |at: u16, word: u64| [&at.to_le_bytes()[..], &word.to_le_bytes()].concat();
+        // Where it was on its way, from whom; then what is written where.
+        let valid = [[0, ProcessId::own().bits()].map(u64::to_le_bytes).concat()];
+        let table = (0..240).map(|line| step(line * 16, u64::MAX));
+        let valid =
+            [valid[0].clone(), [&valid[0][..], &table.collect::<Vec<_>>().concat()].concat()];
+        Fuzz::new("end of a channel").cost(1000).allowance(4 << 20).run(&valid, |bytes| {
+            let (sender, receiver) = unbounded::<u32>().unwrap();
+            sender.send(&1).unwrap();
+            let (memory, event) = receiver.owned.queue.descriptors();
+            let mut script = Script(bytes);
+            let way = (script.word() as usize, script.word());
+            let foreign = Foreign::new(memory);
+            while !script.is_over() {
+                let at = u16::from_le_bytes([script.byte(), script.byte()]);
+                foreign.write(at.into(), &script.word().to_le_bytes());
+            }
+            if let Some(end) = read::<Sender<u32>>(memory, event, way) {
+                let _ = end.send_timeout(&2, Duration::ZERO);
+            }
+            if let Some(end) = read::<Receiver<u32>>(memory, event, way) {
+                let _ = (end.try_recv(), end.is_ready(), end.clone());
+            }
+        });
     }
 }

@@ -22,6 +22,7 @@ use super::task::Task;
 use crate::error::{Error, Result, is_shortage};
 use crate::process::Child;
 use crate::shm::{Region, Sleeper};
+use crate::sync::fault;
 use crate::sys::child::resident;
 use crate::sys::{Event, ForkClosed, Report, fork, lifeline, monotonic, report};
 
@@ -397,6 +398,7 @@ impl Core {
         if matches!(state.phase, Phase::Open) {
             state.phase = Phase::Closing;
         }
+        fault("pool: it is closed, and nobody has looked");
         self.0.unlock(state);
         Ok(())
     }
@@ -412,7 +414,9 @@ impl Core {
         let dropped = state.fail(Error::closed(why));
         // Leaving or broken before: those who have not left yet are not waited for.
         let staff = state.desks.iter().filter_map(|desk| desk.staff.as_ref());
+        fault("pool: workers are told to leave, before the signals");
         staff.for_each(|staff| drop(staff.child.signal(libc::SIGTERM)));
+        fault("pool: workers have got a signal, before the bells");
         self.0.unlock(state);
         self.0.nudge();
         Ok(dropped)
@@ -513,6 +517,7 @@ impl Core {
     /// In a forked child.
     pub fn wait_ended(&self, deadline: Option<Instant>) -> Result<bool> {
         let mut state = self.0.lock()?;
+        fault("pool: its end is awaited");
         while !state.is_ended() {
             match self.0.sleep(state, deadline) {
                 Ok(next) => state = next,
@@ -580,6 +585,7 @@ impl Drop for Core {
         // In a forked child there is nothing to end.
         if self.terminate("the pool was dropped").is_ok() {
             let _ = self.kill();
+            fault("pool: workers are killed, and not gone");
             let _ = self.wait_ended(Some(Instant::now() + Duration::from_secs(5)));
             self.0.engine.unwatch(self.0.event.as_fd());
             self.0.engine.dismiss(self.0.pool);

@@ -1,8 +1,16 @@
-//! Deaths inside of a worker: real processes that are killed where `fault` says so, and what their
-//! owner makes of it.
+//! Deaths inside of a pool: real processes that are killed where `fault` says so, and what the others
+//! make of it.
+//!
+//! | who dies | where | what the others find |
+//! | --- | --- | --- |
+//! | worker | before it claims a task, after it has pushed the outcome | nothing is lost; what waits is run by its successor |
+//! | worker | in between | that one task is lost, and is told so |
+//! | worker | when it is to leave, at any line until its exit | the pool ends as if it had left |
+//! | worker | when it retires after its last task | the outcome; what waits is run by its successor |
+//! | owner | at any line of close, terminate, join and drop | the kernel ends the workers, busy or not; memory has no name |
 
-use std::ffi::CString;
 use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,54 +23,71 @@ use super::task::{Outcome, Task};
 use super::worker::{Duty, End, Worker};
 use crate::process::Child;
 use crate::sync::fault;
-use crate::sync::faults::{TOLD, told};
+use crate::sync::faults::{arguments, say, story, told};
 
+const STARTED: &str = "pool::faults::started";
 const NOWHERE: &str = "nowhere";
 /// Sizes of arguments and results: in one frame, in several, in a slot.
 const SIZES: [usize; 3] = [10, LARGE - 1, 1 << 20];
 /// Tasks, the first of which is run by the worker that dies.
 const TASKS: u64 = 4;
+/// A task that does not end.
+const ENDLESS: &[u8] = b"endless";
 
 fn soon() -> Option<Instant> {
     Some(Instant::now() + Duration::from_secs(20))
 }
 
-/// What the started process does: it returns what it gets. Not a test of its own.
+/// What the started processes do. Not a test of its own.
 #[test]
 fn started() {
-    let Some(told) = told() else { return };
-    let [_, _, seat, memory, event, lifeline] = &told[..] else { panic!("{told:?}") };
-    let fd = |number: &str| number.parse::<RawFd>().unwrap();
-    let seat = seat.parse().unwrap();
-    let mut worker = Worker::sit(fd(memory), fd(event), fd(lifeline), seat, false).unwrap();
-    worker.ready(None, false);
+    match told().as_deref() {
+        Some([who, _, seat, memory, event, lifeline, life]) if who == "work" => {
+            let fds = [memory, event, lifeline].map(|number| number.parse().unwrap());
+            work(seat.parse().unwrap(), fds, life.parse().ok());
+        }
+        Some([who, _, how]) if who == "own" => own(how),
+        None => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+/// It returns what it gets, or never returns.
+fn work(seat: usize, [memory, event, lifeline]: [RawFd; 3], life: Option<u64>) {
+    let mut worker = Worker::sit(memory, event, lifeline, seat, false).unwrap();
+    worker.ready(life, false);
     loop {
         match worker.duty().unwrap() {
             Duty::Run(_, _, arguments) => {
                 let stream = arguments.into_stream().unwrap();
+                if stream == ENDLESS {
+                    loop {
+                        std::thread::park();
+                    }
+                }
                 fault("a task runs");
                 worker.finish(End::Returned, stream, Vec::new());
             }
             Duty::Idle => worker.sleep(soon()),
-            Duty::Leave => std::process::exit(0),
+            Duty::Leave => {
+                fault("a worker has left, before its exit");
+                std::process::exit(0)
+            }
             Duty::Define(..) => unreachable!("no task here has code of its own"),
         }
     }
 }
 
-/// Has a process sit down that is killed at `place`.
-fn hire(core: &Core, seat: usize, place: &str) -> Arc<Child> {
+/// Has a process sit down that is killed at `place`, or leaves after so many tasks.
+fn hire(core: &Core, seat: usize, place: &str, life: Option<u64>) -> Arc<Child> {
     let seating = core.prepare(seat, false).unwrap().expect("the pool is open");
     let (memory, event) = core.descriptors();
     let fds = [memory.as_raw_fd(), event.as_raw_fd(), seating.lifeline.as_raw_fd()];
     let [memory, event, lifeline] = fds;
-    let told = format!("{TOLD}=work|{place}|{seat}|{memory}|{event}|{lifeline}");
-    let string = |text: &str| CString::new(text).unwrap();
-    let name = std::env::current_exe().unwrap();
-    let arguments =
-        [name.to_str().unwrap(), "--exact", "pool::faults::started", "--nocapture", "--quiet"];
-    let arguments = arguments.map(string);
-    let child = Child::spawn(c"/proc/self/exe", &arguments, Some(&[string(&told)]), &fds);
+    let life = life.map_or(String::new(), |life| life.to_string());
+    let told = format!("work|{place}|{seat}|{memory}|{event}|{lifeline}|{life}");
+    let (arguments, env) = arguments(STARTED, &told);
+    let child = Child::spawn(c"/proc/self/exe", &arguments, Some(&env), &fds);
     let child = Arc::new(child.unwrap());
     core.seat(seating, child.clone()).unwrap();
     child
@@ -77,15 +102,11 @@ fn body(index: u64, size: usize) -> Vec<u8> {
 fn outcomes(place: &str, size: usize, terms: Terms) -> Vec<Option<u32>> {
     let case = format!("{place}, {size} bytes");
     let core = Core::new(1, terms, Limits::default()).unwrap();
-    let group = Arc::new(Group::as_completed());
-    for index in 0..TASKS {
-        core.submit(&group, index, Task::new(None, 0, body(index, size))).unwrap();
-    }
-    group.expect(TASKS);
-    let doomed = hire(&core, 0, place);
+    let group = submit(&core, (0..TASKS).map(|index| body(index, size)));
+    let doomed = hire(&core, 0, place, None);
     assert_eq!(doomed.wait_until(soon()).unwrap().unwrap().signal(), Some(9), "{case}");
     assert_eq!(core.errand(soon()).unwrap(), Some(Errand::Staff(0)), "{case}");
-    hire(&core, 0, NOWHERE);
+    hire(&core, 0, NOWHERE, None);
     let mut lost = vec![None; TASKS as usize];
     loop {
         assert!(core.wait(&group, Until::Next, soon()).unwrap(), "{case}: not all tasks end");
@@ -151,10 +172,101 @@ fn with_another_try_nothing_is_lost_at_any_line() {
 
 #[test]
 fn a_worker_killed_while_it_leaves_keeps_nobody() {
-    let core = Core::new(1, Terms::ABRUPT, Limits::default()).unwrap();
-    let doomed = hire(&core, 0, "worker: it leaves");
-    core.close().unwrap();
+    for place in ["worker: it leaves", "a worker has left, before its exit"] {
+        let core = Core::new(1, Terms::ABRUPT, Limits::default()).unwrap();
+        let doomed = hire(&core, 0, place, None);
+        core.close().unwrap();
+        assert!(core.wait_ended(soon()).unwrap(), "{place}");
+        assert_eq!(doomed.wait_until(soon()).unwrap().unwrap().signal(), Some(9), "{place}");
+        assert!(core.broken().unwrap().is_none(), "{place}");
+    }
+}
+
+#[test]
+fn a_worker_killed_while_it_retires_loses_nothing() {
+    for place in ["worker: it retires", "a worker has left, before its exit"] {
+        let core = Core::new(1, Terms::ABRUPT, Limits::default()).unwrap();
+        let group = submit(&core, (0..TASKS).map(|index| body(index, 10)));
+        let doomed = hire(&core, 0, place, Some(1));
+        assert_eq!(doomed.wait_until(soon()).unwrap().unwrap().signal(), Some(9), "{place}");
+        assert_eq!(core.errand(soon()).unwrap(), Some(Errand::Staff(0)), "{place}");
+        hire(&core, 0, NOWHERE, None);
+        assert_eq!(returned(&core, &group), TASKS, "{place}");
+        core.assert_at_rest();
+        core.close().unwrap();
+        assert!(core.wait_ended(soon()).unwrap(), "{place}");
+    }
+}
+
+fn submit(core: &Core, bodies: impl Iterator<Item = Vec<u8>>) -> Arc<Group> {
+    let group = Arc::new(Group::as_completed());
+    let mut count = 0;
+    for body in bodies {
+        core.submit(&group, count, Task::new(None, 0, body)).unwrap();
+        count += 1;
+    }
+    group.expect(count);
+    group
+}
+
+/// Waits for all, and counts those that have returned.
+fn returned(core: &Core, group: &Group) -> u64 {
+    let mut count = 0;
+    loop {
+        assert!(core.wait(group, Until::Next, soon()).unwrap(), "not all tasks end");
+        match group.next() {
+            Next::Outcome(_, Outcome::Returned(_)) => count += 1,
+            Next::Outcome(..) => {}
+            _ => return count,
+        }
+    }
+}
+
+/// Two workers, of whom each has something to do, and the end of their pool.
+fn own(how: &str) {
+    let core = Core::new(2, Terms::ABRUPT, Limits::default()).unwrap();
+    (0..2).for_each(|seat| drop(hire(&core, seat, NOWHERE, None)));
+    if how == "close" {
+        let group = submit(&core, (0..TASKS).map(|index| body(index, 10)));
+        core.close().unwrap();
+        assert_eq!(returned(&core, &group), TASKS);
+    } else {
+        let group = submit(&core, [ENDLESS.to_vec(), ENDLESS.to_vec()].into_iter());
+        while core.stats().unwrap().iter().any(|worker| worker.running.is_none()) {
+            std::thread::yield_now();
+        }
+        if how == "drop" {
+            drop(core);
+            return say("it came by");
+        }
+        core.terminate("it is over").unwrap();
+        assert_eq!(returned(&core, &group), 0);
+    }
     assert!(core.wait_ended(soon()).unwrap());
-    assert_eq!(doomed.wait_until(soon()).unwrap().unwrap().signal(), Some(9));
-    assert!(core.broken().unwrap().is_none());
+    say("it came by");
+}
+
+#[test]
+fn an_owner_killed_at_any_line_of_its_pools_end_leaves_no_worker() {
+    for (how, place) in [
+        ("close", "pool: it is closed, and nobody has looked"),
+        ("close", "pool: nothing is left to do, and no worker is told"),
+        ("close", "pool: workers are to leave, before the bells"),
+        ("close", "pool: its end is awaited"),
+        ("close", "pool: a worker's end is seen, and not noted"),
+        ("terminate", "pool: it has failed, and no task is told"),
+        ("terminate", "pool: tasks are let down, and no worker is told"),
+        ("terminate", "pool: workers are told to leave, before the signals"),
+        ("terminate", "pool: workers have got a signal, before the bells"),
+        ("terminate", "pool: its end is awaited"),
+        ("terminate", "pool: a worker's end is seen, and not noted"),
+        ("drop", "pool: workers are killed, and not gone"),
+    ] {
+        let (lines, end) = story(STARTED, &format!("own|{place}|{how}"));
+        assert_eq!((lines, end.signal()), (vec![], Some(9)), "{how}: {place}");
+    }
+    for how in ["close", "terminate", "drop"] {
+        let (lines, end) = story(STARTED, &format!("own|{NOWHERE}|{how}"));
+        assert_eq!((&lines[..], end.code()), (&["it came by".to_string()][..], Some(0)), "{how}");
+    }
 }

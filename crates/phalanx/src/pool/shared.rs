@@ -30,6 +30,7 @@ use super::state::{Phase, State};
 use super::store::Store;
 use crate::error::{Error, Result};
 use crate::shm::{Control, Region, Sleeper};
+use crate::sync::fault;
 use crate::sys::futex::Woken;
 use crate::sys::{Event, fork};
 
@@ -203,6 +204,7 @@ impl Shared {
         self.engine.unwatch(child.as_fd());
         // That may take a while, so nobody else is to wait for it.
         let exit = child.wait_until(Some(Instant::now() + STATUS_LAG)).ok().flatten();
+        fault("pool: a worker's end is seen, and not noted");
         let Ok(mut state) = self.lock() else { return };
         let current = |staff: &mut Staff| staff.incarnation == incarnation;
         let Some(staff) = state.desks[worker].staff.take_if(current) else { return };

@@ -23,6 +23,7 @@ use super::worker::LINGER;
 use crate::error::{Error, Result, WorkerDied, is_shortage};
 use crate::process::Exit;
 use crate::shm::{Order, Region, heirs};
+use crate::sync::fault;
 
 /// After so many workers in a row that died before they were ready, the pool gives up...
 const STILLBORN: u32 = 3;
@@ -381,7 +382,9 @@ impl State {
             return 0;
         }
         self.phase = Phase::Broken(why.clone());
+        fault("pool: it has failed, and no task is told");
         let wanted = self.let_down(&why);
+        fault("pool: tasks are let down, and no worker is told");
         self.dismiss();
         wanted
     }
@@ -429,7 +432,9 @@ impl State {
             && self.holds == 0
         {
             self.phase = Phase::Leaving;
+            fault("pool: nothing is left to do, and no worker is told");
             self.dismiss();
+            fault("pool: workers are to leave, before the bells");
         }
         self.ring();
     }

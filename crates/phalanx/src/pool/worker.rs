@@ -180,6 +180,7 @@ impl Worker {
         }
         if self.life == Some(0) || self.seat.order() == Order::Retire {
             self.ring_if_owed();
+            fault("worker: it retires");
             return Ok(Duty::Leave);
         }
         while let Some(head) = self.inbox.pop(&mut self.partial)? {

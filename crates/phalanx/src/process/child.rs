@@ -5,7 +5,8 @@
 //! status of a child that a template forked comes from there (see `template.rs`).
 
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use super::template::Link;
 use crate::error::{Error, Result};
 use crate::sys::child::{self as os, Surroundings};
 use crate::sys::socket::wait_readable;
-use crate::sys::{ForkClosed, fork, kill_tree_of, let_tree_be};
+use crate::sys::{ForkClosed, fork, kill_tree_of, kill_with_owner, let_be};
 
 /// A process that this one started, or had started.
 ///
@@ -168,13 +169,21 @@ impl Child {
     /// What it starts in its process group ends with it, by the kernel's hand: see
     /// `sys/linux/lifeline.rs`. Nothing happens if it has ended.
     pub(crate) fn take_tree_along(&self, lifeline: &ForkClosed) -> Result<()> {
-        let armed = kill_tree_of(self.pid, lifeline);
+        self.tied(lifeline, kill_tree_of(self.pid, lifeline), "watch over a child's tree")
+    }
+
+    /// The kernel kills it when our end of the lifeline closes. Nothing happens if it has ended.
+    pub(super) fn end_with_us(&self, lifeline: &OwnedFd) -> Result<()> {
+        self.tied(lifeline, kill_with_owner(self.pid, lifeline), "tie a process to this one")
+    }
+
+    fn tied(&self, end: &impl AsRawFd, tied: io::Result<()>, doing: &'static str) -> Result<()> {
         // Alive after that, it was this process and no later bearer of its number that was meant.
-        if armed.is_err() || self.has_ended()? {
-            let _ = let_tree_be(lifeline);
+        if tied.is_err() || self.has_ended()? {
+            let _ = let_be(end);
         }
-        match armed {
-            Err(error) if !self.has_ended()? => Err(Error::os("watch over a child's tree", error)),
+        match tied {
+            Err(error) if !self.has_ended()? => Err(Error::os(doing, error)),
             _ => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ pub(super) fn valid() -> Vec<Vec<u8>> {
         Message::Launched { id: 1, pid: 4711 },
         Message::Refused { id: 2, errno: 11 },
         Message::Exited { id: 1, status: 9 << 8 },
+        Message::Lifeline,
     ];
     messages.into_iter().map(|message| message.encode().to_vec()).collect()
 }

@@ -6,6 +6,8 @@
 mod child;
 mod exit;
 #[cfg(all(test, not(loom)))]
+mod faults;
+#[cfg(all(test, not(loom)))]
 mod fuzz;
 mod supervision;
 pub mod supervisor;

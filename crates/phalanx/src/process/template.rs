@@ -7,8 +7,9 @@
 //! Replies and exit reports come over the one socket, and whoever waits for one reads them all:
 //! one thread at a time is the reader and sleeps in poll(2), the others sleep until it has read
 //! something. If the template dies, its children live on and their ends are still seen by pidfd;
-//! only their codes are lost (255). If we die, the template reads the end of the stream, and ends.
-//! A forked child has no socket (`ForkClosed`), and must start a template of its own.
+//! only their codes are lost (255). If we die, the template reads the end of the stream, and ends;
+//! where it does not come to that, as it imports something or was stopped, the kernel sees to it by
+//! its lifeline. A forked child has neither (`ForkClosed`), and must start a template of its own.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -21,8 +22,10 @@ use super::child::{Child, Parent};
 use super::exit::Exit;
 use super::wire::{HINT_LEN, LEN, Message};
 use crate::error::{Error, Result};
+use crate::sync::fault;
 use crate::sys::child as os;
 use crate::sys::fork::{self, ForkClosed};
+use crate::sys::lifeline;
 use crate::sys::socket::{self, MESSAGE_FDS, Received};
 
 /// A template process that this process started.
@@ -43,11 +46,16 @@ impl Template {
         let pair = || socket::pair().map(|(ours, theirs)| (ForkClosed::new(ours), theirs));
         let (socket, theirs) =
             fork::undivided(pair).map_err(|e| Error::os("make a socket pair", e))?;
+        let (owner, lifeline) = lifeline().map_err(|e| Error::os("make a lifeline", e))?;
+        // It is not left to it by its number, as its own children are not to have it.
+        socket::send(&socket, &Message::Lifeline.encode(), &[lifeline.as_fd()], false)
+            .map_err(|e| Error::os("send a lifeline", e))?;
         let fd = theirs.as_raw_fd();
         let number = CString::new(fd.to_string()).expect("digits");
         let args: Vec<CString> = args.iter().cloned().chain([number]).collect();
         let process = Child::spawn(path, &args, env, &[fd])?;
-        let link = Link { socket, state: Mutex::default(), changed: Condvar::new() };
+        process.end_with_us(&lifeline).inspect_err(|_| os::kill_and_reap(process.pid()))?;
+        let link = Link::new(socket, Some(owner));
         Ok(Self { link: Arc::new(link), process })
     }
 
@@ -111,8 +119,11 @@ impl Launch {
     pub fn wait_until(&mut self, deadline: Instant) -> Result<Option<Child>> {
         let Some(id) = self.id else { return Ok(None) };
         let answer = self.link.wait_answer(id, deadline).map_err(|e| Error::os(ASKING, e))?;
-        Ok(answer.map(|(pid, pidfd)| {
+        Ok(answer.map(|Launched { pid, pidfd, gate }| {
+            fault("owner: an answer is read, before the gate");
             self.id = None;
+            socket::nudge(gate);
+            fault("owner: a gate is open");
             Child::new(pid, pidfd, Parent::Template { link: Arc::clone(&self.link), id })
         }))
     }
@@ -130,6 +141,8 @@ impl Drop for Launch {
 #[derive(Debug)]
 pub(super) struct Link {
     socket: ForkClosed,
+    /// After the socket, whose end is to be found by one whom this wakes.
+    _lifeline: Option<ForkClosed>,
     state: Mutex<State>,
     /// Something was read, or nobody reads now.
     changed: Condvar,
@@ -148,12 +161,24 @@ struct State {
 /// What was heard of a child. Both may have come before anybody looked.
 #[derive(Debug, Default)]
 struct Known {
-    /// Its pid and pidfd, or why there is no such child; taken by whoever asked for it.
-    answer: Option<io::Result<(u32, OwnedFd)>>,
+    /// The child, or why there is none; taken by whoever asked for it.
+    answer: Option<io::Result<Launched>>,
     exit: Option<Exit>,
 }
 
+/// A child that waits at its gate.
+#[derive(Debug)]
+struct Launched {
+    pid: u32,
+    pidfd: OwnedFd,
+    gate: OwnedFd,
+}
+
 impl Link {
+    fn new(socket: ForkClosed, lifeline: Option<ForkClosed>) -> Self {
+        Self { socket, _lifeline: lifeline, state: Mutex::default(), changed: Condvar::new() }
+    }
+
     fn ask(&self, payload: &[u8], fds: &[RawFd], hint: &[u8]) -> io::Result<u64> {
         let socket = self.socket.get()?;
         let payload = socket::sealed(payload)?;
@@ -170,14 +195,17 @@ impl Link {
         // The lock keeps the parts of a request together. There is always room: no more requests
         // are under way than there are threads that wait for the answer.
         for part in fds.chunks(MESSAGE_FDS) {
+            fault("owner: a request is made, and not sent");
             socket::send(socket, &message, part, true)?;
+            fault("owner: a request is sent in part");
             message = Message::Rest { id }.encode().to_vec();
         }
+        fault("owner: a request is sent, and not noted");
         state.known.insert(id, Known::default());
         Ok(id)
     }
 
-    fn wait_answer(&self, id: u64, deadline: Instant) -> io::Result<Option<(u32, OwnedFd)>> {
+    fn wait_answer(&self, id: u64, deadline: Instant) -> io::Result<Option<Launched>> {
         let answer = self.wait_for(deadline, |state| {
             let heard = state.known.get_mut(&id).and_then(|known| known.answer.take());
             heard.or(state.ended.map(|errno| Err(io::Error::from_raw_os_error(errno))))
@@ -195,8 +223,12 @@ impl Link {
     }
 
     pub(super) fn forget(&self, id: u64) {
-        if self.socket.is_ours() {
-            self.lock().known.remove(&id);
+        if !self.socket.is_ours() {
+            return;
+        }
+        let known = self.lock().known.remove(&id);
+        if let Some(Known { answer: Some(Ok(launched)), .. }) = known {
+            launched.give_up();
         }
     }
 
@@ -278,12 +310,17 @@ impl State {
 
     fn hear(&mut self, message: Option<Message>, fds: Vec<OwnedFd>) {
         match message {
-            Some(Message::Launched { id, pid }) => match (self.known.get_mut(&id), one(fds)) {
-                (Some(known), Some(pidfd)) => known.answer = Some(Ok((pid, pidfd))),
-                // Nobody waits any more for this child.
-                (None, Some(pidfd)) => drop(os::signal(pidfd, libc::SIGKILL)),
-                (_, None) => self.ended = Some(libc::EPROTO),
-            },
+            Some(Message::Launched { id, pid }) => {
+                let Ok([pidfd, gate]) = <[OwnedFd; 2]>::try_from(fds) else {
+                    self.ended = Some(libc::EPROTO);
+                    return;
+                };
+                let launched = Launched { pid, pidfd, gate };
+                match self.known.get_mut(&id) {
+                    Some(known) => known.answer = Some(Ok(launched)),
+                    None => launched.give_up(),
+                }
+            }
             Some(Message::Refused { id, errno }) => {
                 if let Some(known) = self.known.get_mut(&id) {
                     known.answer = Some(Err(io::Error::from_raw_os_error(errno)));
@@ -294,7 +331,13 @@ impl State {
                     known.exit = Some(Exit::from_wait_status(status));
                 }
             }
-            Some(Message::Request { .. } | Message::Rest { .. } | Message::Unwatched { .. })
+            // What only we say.
+            Some(
+                Message::Request { .. }
+                | Message::Rest { .. }
+                | Message::Unwatched { .. }
+                | Message::Lifeline,
+            )
             | None => {
                 self.ended = Some(libc::EPROTO);
             }
@@ -302,8 +345,42 @@ impl State {
     }
 }
 
-fn one(fds: Vec<OwnedFd>) -> Option<OwnedFd> {
-    <[OwnedFd; 1]>::try_from(fds).ok().map(|[fd]| fd)
+impl Launched {
+    /// Nobody waits any more for this child.
+    fn give_up(self) {
+        let _ = os::signal(self.pidfd, libc::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_child_that_is_given_up_before_or_after_its_answer_was_read_never_runs() {
+        for is_read in [false, true] {
+            let (template, ours) = socket::pair().unwrap();
+            let link = Link::new(ForkClosed::new(ours), None);
+            link.lock().known.insert(1, Known::default());
+            let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+            let (pidfd, (gate, childs)) = (os::open(child.id()).unwrap(), socket::pair().unwrap());
+            let answer = Message::Launched { id: 1, pid: child.id() }.encode();
+            socket::send(&template, &answer, &[pidfd.as_fd(), gate.as_fd()], true).unwrap();
+            drop(gate);
+            // As a thread does that waits for another child.
+            let read = || assert!(link.wait_for(Instant::now(), |_| None::<()>).unwrap().is_none());
+            if is_read {
+                read();
+            }
+            link.forget(1);
+            read();
+            assert!(!socket::drain(&childs).unwrap(), "its gate was opened");
+            assert_eq!(child.wait().unwrap().signal(), Some(9));
+        }
+    }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -316,8 +393,7 @@ mod fuzz {
     fn an_owner_hears_of_its_children_or_that_there_is_no_template() {
         Fuzz::new("template answer").cost(40).run(&[valid().concat()], |bytes| {
             let (template, ours) = socket::pair().unwrap();
-            let socket = ForkClosed::new(ours);
-            let link = Link { socket, state: Mutex::default(), changed: Condvar::new() };
+            let link = Link::new(ForkClosed::new(ours), None);
             link.lock().known.insert(1, Known::default());
             say(&template, &mut Script(bytes));
             drop(template);

@@ -6,14 +6,22 @@
 //! is needed. Sending never waits: an owner that does not read must not stop the template.
 //!
 //! An owner whose template dies asks the next one for what it has had no answer to. So a child does
-//! nothing before the answer is sent that tells of it: it waits at its *gate*, whose other end the
-//! template has. At any line the template may die, a child runs if, and only if, its owner knows it:
+//! nothing before its owner has it: it waits at its *gate*, whose other end goes with the answer that
+//! tells of it, and which its owner opens. At any line the template may die, a child runs if, and only
+//! if, its owner has it:
 //!
 //! | the template dies | what its child does | what its owner does |
 //! | --- | --- | --- |
 //! | after the fork | its gate closes, and it ends | asks again |
-//! | after the answer was sent | the same | has a child that has ended |
-//! | after the gate was opened | runs | has it |
+//! | after the answer was sent | runs, when its gate is opened | opens it |
+//!
+//! And the owner may die. Its socket tells the template, which then ends in order; or its lifeline, if it
+//! does not listen:
+//!
+//! | the template | what the kernel sends it |
+//! | --- | --- |
+//! | starts, imports, forks: anything may take long there, or hang | SIGKILL |
+//! | waits for a request | SIGCONT: it goes on if it was stopped, and finds the end of the socket |
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -22,12 +30,15 @@ use std::time::Instant;
 
 use super::wire::{HINT_LEN, LEN, Message};
 use crate::error::{Error, Result};
-use crate::sys::{Poller, child as os, socket};
+use crate::sync::fault;
+use crate::sys::{Poller, child as os, send_when_closed, socket};
 
 /// A template's end of the conversation with its owner.
 #[derive(Debug)]
 pub struct TemplateServer {
     socket: OwnedFd,
+    /// Tied to us by our owner. It comes with the first message.
+    lifeline: Option<OwnedFd>,
     poller: Poller,
     /// The children that run, by the request's id, which is also their token in `poller`.
     running: HashMap<u64, OwnedFd>,
@@ -42,14 +53,12 @@ pub struct TemplateServer {
 #[derive(Debug)]
 struct Letter {
     message: Message,
-    fd: Option<OwnedFd>,
-    /// The gate that is opened when it has gone.
-    gate: Option<OwnedFd>,
+    fds: Vec<OwnedFd>,
 }
 
 impl From<Message> for Letter {
     fn from(message: Message) -> Self {
-        Self { message, fd: None, gate: None }
+        Self { message, fds: Vec::new() }
     }
 }
 
@@ -76,7 +85,11 @@ impl Request {
     #[must_use]
     pub fn is_known(&self) -> bool {
         let Some(gate) = &self.gate else { return false };
-        socket::wait_readable(gate, None).is_ok() && socket::drain(gate).unwrap_or(false)
+        fault("child: it is forked, before its gate");
+        let known =
+            socket::wait_readable(gate, None).is_ok() && socket::drain(gate).unwrap_or(false);
+        fault("child: it has passed its gate");
+        known
     }
 
     /// The payload's descriptor, at its first byte, and the others; the caller closes them.
@@ -115,7 +128,8 @@ impl TemplateServer {
         };
         let (socket, poller) = open().map_err(|e| Error::os("reach the template's owner", e))?;
         let (running, outbox) = Default::default();
-        Ok(Self { socket, poller, running, outbox, arriving: None, forking: None })
+        let (lifeline, arriving, forking) = Default::default();
+        Ok(Self { socket, lifeline, poller, running, outbox, arriving, forking })
     }
 
     /// Waits for a request, and reports ends meanwhile; `None` when the deadline came first.
@@ -131,8 +145,14 @@ impl TemplateServer {
         }
     }
 
+    /// What we are sent when our owner has gone.
+    fn expect(&self, signal: i32) -> io::Result<()> {
+        self.lifeline.as_ref().map_or(Ok(()), |lifeline| send_when_closed(signal, lifeline))
+    }
+
     fn serve(&mut self, deadline: Instant) -> io::Result<Option<Next>> {
         loop {
+            self.expect(libc::SIGCONT)?;
             if !self.flush()? {
                 return Ok(Some(Next::End));
             }
@@ -149,6 +169,10 @@ impl TemplateServer {
             if tokens.contains(&OWNER)
                 && let Some(next) = self.receive()?
             {
+                // At the end it is left as it is: the owner's lifeline may close after its socket.
+                if matches!(next, Next::Request(_)) {
+                    self.expect(libc::SIGKILL)?;
+                }
                 return Ok(Some(next));
             }
             if tokens.is_empty() && (left.is_zero() || self.outbox.is_empty()) {
@@ -166,10 +190,11 @@ impl TemplateServer {
         let Some((id, gate)) = self.forking.take() else {
             return Err(Error::invalid("no request is being forked for"));
         };
+        fault("template: a child is forked, and not watched");
         match self.watch(id, pid) {
             Ok(copy) => {
                 let message = Message::Launched { id, pid };
-                self.outbox.push_back(Letter { message, fd: Some(copy), gate: Some(gate) });
+                self.outbox.push_back(Letter { message, fds: vec![copy, gate] });
             }
             Err(error) => {
                 self.refuse(id, &error);
@@ -208,6 +233,7 @@ impl TemplateServer {
             Err(error) if error.raw_os_error() == Some(libc::ECHILD) => 255 << 8,
             Err(error) => return Err(error),
         };
+        fault("template: an end is known, and not reported");
         self.poller.remove(pidfd);
         self.running.remove(&id);
         self.outbox.push_back(Message::Exited { id, status }.into());
@@ -217,10 +243,11 @@ impl TemplateServer {
     /// Sends what the owner has room for; `false` if there is no owner.
     fn flush(&mut self) -> io::Result<bool> {
         while let Some(letter) = self.outbox.front() {
-            let fds: Vec<_> = letter.fd.iter().map(AsFd::as_fd).collect();
+            let fds: Vec<_> = letter.fds.iter().map(AsFd::as_fd).collect();
+            fault("template: an answer is written, and not sent");
             match socket::send(&self.socket, &letter.message.encode(), &fds, false) {
                 Ok(()) => {
-                    letter.gate.iter().for_each(socket::nudge);
+                    fault("template: an answer is sent");
                     self.outbox.pop_front();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
@@ -259,15 +286,21 @@ impl TemplateServer {
                     }
                     return Ok(None);
                 }
+                (Some(Message::Lifeline), arriving) => {
+                    (self.lifeline, self.arriving) = (received.fds.into_iter().next(), arriving);
+                    return Ok(None);
+                }
                 // The rest of a request that was refused.
                 (Some(Message::Rest { .. }), _) => return Ok(None),
                 _ => return Ok(Some(Next::End)),
             };
         request.fds.extend(received.fds);
         if request.fds.len() < total {
+            fault("template: a request has come in part");
             self.arriving = Some((request, total));
             return Ok(None);
         }
+        fault("template: a request has come");
         match socket::pair() {
             Ok((theirs, ours)) => {
                 self.forking = Some((request.id, ours));
@@ -331,13 +364,18 @@ mod tests {
     }
 
     #[test]
-    fn a_child_begins_when_its_owner_has_the_answer() {
+    fn a_child_begins_when_its_owner_says_so() {
         let (mut server, request, owner) = asked();
         let mut child = Command::new("true").spawn().unwrap();
         server.launched(child.id()).unwrap();
         let _ = server.wait_request(Instant::now()).unwrap();
-        assert!(socket::wait_readable(&owner, Some(Instant::now())).unwrap());
         drop(server);
+        let answer = socket::try_receive(&owner, &mut [0; LEN]).unwrap();
+        let [_pidfd, gate] = answer.fds.try_into().unwrap();
+        assert!(
+            !socket::wait_readable(request.gate.as_ref().unwrap(), Some(Instant::now())).unwrap()
+        );
+        socket::nudge(gate);
         assert!(request.is_known());
         let _ = child.wait(); // if the template has not
     }

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //! owner                                        template
+//!   Lifeline + its end of one, at the start
 //!   Request {id, fds: n} + hint,            -->   fork
 //!     payload and more fds, n in all
 //!   (more than fit: Rest {id} + fds, ...)
-//!                                          <--   Launched {id, pid} + the child's pidfd
+//!                                          <--   Launched {id, pid} + the child's pidfd and gate
 //!                                                or Refused {id, errno}
 //!                                          <--   Exited {id, wait status}, when it has ended
 //! ```
@@ -43,6 +44,8 @@ pub(super) enum Message {
     Unwatched {
         id: u64,
     },
+    /// What the template holds for as long as it lives: see `sys/linux/lifeline.rs`.
+    Lifeline,
 }
 
 impl Message {
@@ -54,6 +57,7 @@ impl Message {
             Self::Refused { id, errno } => [4, id, errno.cast_unsigned().into()],
             Self::Exited { id, status } => [5, id, status.cast_unsigned().into()],
             Self::Unwatched { id } => [6, id, 0],
+            Self::Lifeline => [7, 0, 0],
         };
         bytemuck::cast(words)
     }
@@ -69,6 +73,7 @@ impl Message {
             4 => Some(Self::Refused { id, errno: low.cast_signed() }),
             5 => Some(Self::Exited { id, status: low.cast_signed() }),
             6 => Some(Self::Unwatched { id }),
+            7 if [id, value] == [0, 0] => Some(Self::Lifeline),
             _ => None,
         }
     }
@@ -87,6 +92,7 @@ mod tests {
             Message::Refused { id: 3, errno: 11 },
             Message::Exited { id: 4, status: -1 },
             Message::Unwatched { id: 5 },
+            Message::Lifeline,
         ] {
             assert_eq!(Message::decode(&message.encode()), Some(message));
         }

@@ -3,9 +3,11 @@
 //! A test starts this test binary again, which opens the objects, does one thing, and is killed by
 //! SIGKILL in the middle of it; the test then sees what is left.
 
+use std::ffi::CString;
 use std::fs::File;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -13,6 +15,7 @@ use rustix::process::{Signal, getpid, kill_process};
 
 use super::{Arena, Barrier, Condvar, Event, Lock, RwLock, Semaphore, Shared};
 use crate::error::Result;
+use crate::sys::socket::wait_readable;
 
 /// What a started process is told: the operation, where to die, and the object's place.
 pub(crate) const TOLD: &str = "PHALANX_FAULT";
@@ -34,11 +37,49 @@ pub(crate) fn told() -> Option<Vec<String>> {
     Some(told)
 }
 
-/// Starts this test binary again, to run one test and be killed in it.
-pub(crate) fn start_test(test: &str, told: &str) -> std::process::Child {
+/// This test binary, to run one test and be killed in it.
+pub(crate) fn command(test: &str, told: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", test, "--nocapture"]).env(TOLD, told);
-    command.stdout(Stdio::null()).spawn().unwrap()
+    command.args(["--exact", test, "--nocapture"]).env(TOLD, told).stdout(Stdio::null());
+    command
+}
+
+pub(crate) fn start_test(test: &str, told: &str) -> std::process::Child {
+    command(test, told).spawn().unwrap()
+}
+
+/// As [`command`], for one whom the engine starts: its arguments and its environment.
+pub(crate) fn arguments(test: &str, told: &str) -> (Vec<CString>, [CString; 1]) {
+    let string = |text: &str| CString::new(text).unwrap();
+    let name = std::env::current_exe().unwrap();
+    let name = name.to_str().unwrap();
+    let arguments = [name, "--exact", test, "--nocapture", "--quiet", "--test-threads=1"];
+    (arguments.map(string).to_vec(), [string(&format!("{TOLD}={told}"))])
+}
+
+/// Of a started process: tells the test a line, in one call, so that it stays apart from those of others.
+pub(crate) fn say(line: &str) {
+    std::io::stderr().write_all(format!("{line}\n").as_bytes()).unwrap();
+}
+
+/// Runs one test in a process, and awaits the end of all that it has started: of whoever has its standard
+/// error. Returns what they [`say`], sorted, and how the first of them ended.
+pub(crate) fn story(test: &str, told: &str) -> (Vec<String>, ExitStatus) {
+    let mut child = command(test, told).stderr(Stdio::piped()).spawn().unwrap();
+    let (mut pipe, mut text, deadline) = (child.stderr.take().unwrap(), Vec::new(), in_time());
+    let mut bytes = [0; 1000];
+    loop {
+        let readable = wait_readable(&pipe, Some(deadline)).unwrap();
+        assert!(readable, "{told}: a process is left: {}", String::from_utf8_lossy(&text));
+        match pipe.read(&mut bytes).unwrap() {
+            0 => break,
+            len => text.extend_from_slice(&bytes[..len]),
+        }
+    }
+    let text = String::from_utf8(text).unwrap();
+    let mut lines: Vec<_> = text.lines().map(str::to_string).collect();
+    lines.sort();
+    (lines, child.wait().unwrap())
 }
 
 /// A file by whose path a started process opens a descriptor of ours.

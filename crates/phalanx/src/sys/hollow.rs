@@ -353,7 +353,15 @@ pub(crate) fn kill_tree_of(leader: u32, owner: &ForkClosed) -> io::Result<()> {
     unsupported()
 }
 
-pub(crate) fn let_tree_be(owner: &ForkClosed) -> io::Result<()> {
+pub(crate) fn kill_with_owner(pid: u32, lifeline: &OwnedFd) -> io::Result<()> {
+    unsupported()
+}
+
+pub(crate) fn send_when_closed(signal: i32, end: &OwnedFd) -> io::Result<()> {
+    unsupported()
+}
+
+pub(crate) fn let_be(end: &impl AsRawFd) -> io::Result<()> {
     unsupported()
 }
 

@@ -16,7 +16,8 @@
 //! | `fork::{generation, ForkClosed}` | what a forked child must not keep | pthread_atfork(3) |
 //! | `fork::{children, Whole}` | who may know a thing; state that a fork finds whole | pthread_atfork(3) |
 //! | `lifeline`, `die_with_owner` | a worker that ends with its owner | pipe(7), F_SETSIG in fcntl(2) |
-//! | `kill_tree_of`, `let_tree_be` | what a worker has started, which ends with it | setpgid(2), F_SETOWN in fcntl(2) |
+//! | `kill_tree_of`, `let_be` | what a worker has started, which ends with it | setpgid(2), F_SETOWN in fcntl(2) |
+//! | `kill_with_owner`, `send_when_closed` | another process that ends with this one | F_SETOWN, F_SETSIG in fcntl(2) |
 //! | `report` | a pipe at which nobody waits | pipe(7) |
 //! | `trace_signal` | a signal of ours | signal(7) |
 //! | `heirloom` | a pipe that tells when the last forked child has ended | pipe(7) |

@@ -74,9 +74,10 @@ fn a_dropped_process_runs_on_and_is_reaped_by_the_next() {
     alone(|| {
         let beginnings = Beginnings::new();
         drop(Process::spawn(|name: String| begin(&name), beginnings.name.clone()).unwrap());
-        beginnings.wait();
-        // Without an end to this, a child would be left.
-        thread::sleep(Duration::from_millis(50));
+        // Not before it has ended, so that there is something to reap.
+        let stat = format!("/proc/{}/stat", beginnings.wait());
+        let is_over = || std::fs::read_to_string(&stat).unwrap().contains(") Z ");
+        eventually(is_over, || "its end".into());
         Process::spawn(|()| (), ()).unwrap().join().unwrap();
     });
 }

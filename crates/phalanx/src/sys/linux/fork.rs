@@ -73,6 +73,20 @@ extern "C" fn in_child() {
     }
 }
 
+/// Forks; the child does nothing but `child`, and ends with the code that this returns.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn fork(child: impl FnOnce() -> i32) -> io::Result<u32> {
+    // SAFETY: the caller's process has one thread, so the child may do what it could have done.
+    match unsafe { libc::fork() } {
+        0 => {
+            let code = child();
+            // SAFETY: it ends the process, and runs nothing that is the parent's to run.
+            unsafe { libc::_exit(code) }
+        }
+        pid => u32::try_from(pid).map_err(|_| io::Error::last_os_error()),
+    }
+}
+
 /// State of the process that a fork finds whole: whoever forks waits for those inside.
 ///
 /// Short and simple work only, without a second `with`, a fork or foreign code inside.

@@ -21,6 +21,13 @@
 //! The kernel signals a group under the lock under which fork(2) adds to it, and a process that has
 //! SIGKILL pending cannot fork: so there is no race between looking and killing. Who leaves the group
 //! (`setsid`) stays: that is how a program says that it is to go on.
+//!
+//! # A template
+//!
+//! The owner of a template ties it from outside, so that it ends even if it never comes to run a line of
+//! ours. It has imported other people's modules, whose exit handlers are to run as long as it can run
+//! them. So the signal is another while it waits for work: a SIGCONT, which does nothing to a process
+//! that runs, and which lets one that was stopped read the end of its socket.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -78,10 +85,22 @@ pub(crate) fn kill_tree_of(leader: u32, owner: &ForkClosed) -> io::Result<()> {
     kill_when_closed(owner, -leader.cast_signed(), 0)
 }
 
-/// Takes back what [`kill_tree_of`] did.
-pub(crate) fn let_tree_be(owner: &ForkClosed) -> io::Result<()> {
-    // SAFETY: an integer argument, on a descriptor that we own.
-    check(unsafe { libc::fcntl(owner.as_raw_fd(), libc::F_SETFL, 0) })
+/// As [`die_with_owner`], for another process: from now on the kernel kills `pid` when our end of
+/// `lifeline` closes. The caller knows that `pid` has not ended, or lets go again.
+pub(crate) fn kill_with_owner(pid: u32, lifeline: &OwnedFd) -> io::Result<()> {
+    kill_when_closed(lifeline, pid.cast_signed(), libc::O_NONBLOCK)
+}
+
+/// What the kernel sends, in place of SIGKILL, to the one who is tied to an end of a lifeline.
+pub(crate) fn send_when_closed(signal: i32, end: &OwnedFd) -> io::Result<()> {
+    // SAFETY: an integer argument, on a descriptor that our caller owns.
+    check(unsafe { libc::fcntl(end.as_raw_fd(), F_SETSIG, signal) })
+}
+
+/// Takes back what [`kill_tree_of`] or [`kill_with_owner`] did with this end of a lifeline.
+pub(crate) fn let_be(end: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: an integer argument, on a descriptor that our caller owns.
+    check(unsafe { libc::fcntl(end.as_raw_fd(), libc::F_SETFL, 0) })
 }
 
 /// SIGKILL for a process, or for the group of a negative number, when the other end closes.

@@ -24,7 +24,9 @@ pub(crate) use clock::monotonic;
 pub(crate) use event::{Event, Poller};
 pub(crate) use fork::ForkClosed;
 pub(crate) use identity::{Fate, ProcessId};
-pub(crate) use lifeline::{die_with_owner, heirloom, kill_tree_of, let_tree_be, lifeline};
+pub(crate) use lifeline::{
+    die_with_owner, heirloom, kill_tree_of, kill_with_owner, let_be, lifeline, send_when_closed,
+};
 pub(crate) use memory::{Mapping, Memory, total_memory, trim};
 pub(crate) use report::{Report, report};
 pub(crate) use signals::{block_signals, trace_signal};

@@ -53,9 +53,9 @@ class Seat:
 
 
 def _say_what_you_do(report: int) -> None:
-    """Write the stacks of all threads when asked to, and end the task if that is asked for.
+    """Write the stacks of all threads when asked to, or when we crash; end the task when told to.
 
-    SIGURG asks for both. The interpreter answers between two instructions; who waits for the
+    SIGURG asks, and tells. The interpreter answers between two instructions; who waits for the
     system is interrupted, and goes on waiting unless the task is to end. The other signal is for
     one that does not answer: its stacks are written at once, in the middle of C code.
     """
@@ -67,6 +67,8 @@ def _say_what_you_do(report: int) -> None:
 
     signal.signal(signal.SIGURG, answer)
     faulthandler.register(_phalanx.trace_signal(), report)
+    if not faulthandler.is_enabled():
+        faulthandler.enable(report)
 
 
 class Loud:

@@ -44,9 +44,12 @@ class WorkerDied(ProcessError, RuntimeError):
         task: the name of the function that it was running, ``"module.name"``, or ``None``.
         earlier: with ``retries``, the deaths of the workers that had run the task before, each a
             pid and an exit code, the oldest first.
+        stack: where its threads were, as `faulthandler` writes it, if a crash of its own code ended
+            it (SIGSEGV, SIGFPE, SIGABRT, SIGBUS, SIGILL); else ``""``, as it is if the program has
+            enabled `faulthandler`, which then writes where it was told to.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         pid: int,
         exitcode: int | None = None,
@@ -54,13 +57,17 @@ class WorkerDied(ProcessError, RuntimeError):
         task: str | None = None,
         doing: str = "running a task",
         earlier: Iterable[tuple[int, int | None]] = (),
+        stack: str = "",
     ) -> None:
         self.pid = pid
         self.exitcode = exitcode
         self.task = task
         self.earlier = list(earlier)
+        self.stack = stack = below_worker(stack)
         self._doing = doing
         super().__init__(self._message())
+        if stack:
+            self.add_note(f"it was here when it died:\n{stack}")
 
     @property
     def signal(self) -> int | None:
@@ -97,6 +104,7 @@ class WorkerDied(ProcessError, RuntimeError):
             "task": self.task,
             "doing": self._doing,
             "earlier": self.earlier,
+            "stack": self.stack,
         }
         return partial(type(self), **more), (self.pid, self.exitcode)
 

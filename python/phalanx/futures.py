@@ -149,7 +149,7 @@ def _broken(error: BaseException) -> BrokenProcessPool:
     broken: BrokenProcessPool
     if isinstance(error, exceptions.WorkerDied):
         more: dict[str, Any] = {"task": error.task, "doing": error._doing, "earlier": error.earlier}
-        broken = WorkerDied(error.pid, error.exitcode, **more)
+        broken = WorkerDied(error.pid, error.exitcode, **more, stack=error.stack)
     elif isinstance(error, exceptions.InitializerFailed):
         broken = InitializerFailed(*error.args)
     else:

@@ -1,10 +1,12 @@
 """A worker that dies costs the task that it was running, and nothing else."""
 
+import faulthandler
 import functools
 import os
 import pickle
 import signal
 import time
+from collections.abc import Iterator
 
 import phalanx
 import pytest
@@ -43,6 +45,33 @@ def test_a_death_says_who_died_of_what_doing_what(pool, how, exitcode, signal_na
     assert died.task.endswith("die")
     for part in (str(died.pid), signal_name or "3", "die"):
         assert part in str(died)
+
+
+@pytest.fixture
+def _no_faulthandler() -> Iterator[None]:
+    """Pytest enables it, and forked workers would have it from here."""
+    enabled = faulthandler.is_enabled()
+    faulthandler.disable()
+    yield
+    if enabled:
+        faulthandler.enable()
+
+
+@pytest.mark.usefixtures("_no_faulthandler")
+@pytest.mark.parametrize("how", ["segfault", "SIGABRT"])
+def test_a_crash_says_where(ctx, how):
+    with ctx.Pool(1) as pool:
+        for _ in range(2):
+            with pytest.raises(phalanx.WorkerDied) as caught:
+                pool.apply(die, (how,))
+            died = caught.value
+            assert "in die\n" in died.stack
+            assert "_worker.py" not in died.stack
+            assert died.__notes__ == [f"it was here when it died:\n{died.stack}"]
+            assert pickle.loads(pickle.dumps(died)).stack == died.stack
+        with pytest.raises(phalanx.WorkerDied) as caught:
+            pool.apply(die, ("SIGKILL",))
+        assert caught.value.stack == ""
 
 
 def test_a_sigkill_hints_at_the_out_of_memory_killer(pool):

@@ -66,7 +66,8 @@ pub fn worker_died(py: Python<'_>, died: &WorkerDied, task: Option<&str>) -> PyE
     let filled = more
         .set_item("task", task)
         .and_then(|()| more.set_item("doing", died.doing))
-        .and_then(|()| more.set_item("earlier", earlier));
+        .and_then(|()| more.set_item("earlier", earlier))
+        .and_then(|()| more.set_item("stack", &died.stack));
     match filled {
         Ok(()) => {
             let exitcode = died.exit.map(phalanx::process::Exit::code);

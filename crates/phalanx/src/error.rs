@@ -203,11 +203,13 @@ pub struct WorkerDied {
     pub task: Option<&'static str>,
     /// The deaths of the workers that had run the task before, the oldest first.
     pub earlier: Vec<WorkerDied>,
+    /// Where its threads were, if it could write that down as it died; else empty.
+    pub stack: String,
 }
 
 impl WorkerDied {
     pub(crate) fn new(pid: u32, exit: Option<Exit>, doing: &'static str) -> Self {
-        Self { pid, exit, doing, task: None, earlier: Vec::new() }
+        Self { pid, exit, doing, task: None, earlier: Vec::new(), stack: String::new() }
     }
 
     pub(crate) fn at(self, task: &'static str) -> Self {

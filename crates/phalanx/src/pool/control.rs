@@ -35,6 +35,9 @@ use crate::error::{Ended, Why, WorkerDied};
 use crate::process::Exit;
 use crate::sys::{monotonic, trace_signal};
 
+/// What the kernel or a library ends a process by that has gone wrong.
+const CRASHES: [i32; 5] = [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+
 /// What is agreed upon for a task.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
@@ -342,6 +345,10 @@ impl State {
             return self.finish(task, outcome, Duration::ZERO);
         }
         let mut died = WorkerDied::new(staff.child.pid(), exit, "running a task");
+        // A stack that is there after any other end is that of a child of the worker's.
+        if exit.and_then(Exit::signal).is_some_and(|signal| CRASHES.contains(&signal)) {
+            died.stack = staff.stack();
+        }
         if self.try_again(task, Some(&died), now) {
             return;
         }

@@ -144,7 +144,8 @@ pub struct Ended {
     pub pid: Option<u32>,
     /// How that worker ended, if nothing else helped.
     pub exit: Option<Exit>,
-    /// Where the task was when it was told to end, if that is known.
+    /// Where the task was when it was told to end, if that is known. In Rust that is a backtrace, which a
+    /// worker may fail to write, and without debug information has names at the most.
     pub stack: String,
 }
 

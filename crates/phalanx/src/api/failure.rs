@@ -132,13 +132,17 @@ fn message(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "(with a value that is no text)".into())
 }
 
-/// The frames between those of the panic itself and ours.
+/// Of where a worker is, the part that is its task's own.
+pub(crate) fn below_task(trace: &Backtrace) -> String {
+    trimmed(&trace.to_string())
+}
+
+/// The frames between those of the panic itself, or of the handler that looks, and ours.
 fn trimmed(trace: &str) -> String {
     let lines: Vec<&str> = trace.lines().collect();
     let is_frame = |line: &&str| line.trim_start().starts_with(|c: char| c.is_ascii_digit());
     let frames: Vec<usize> = (0..lines.len()).filter(|at| is_frame(&lines[*at])).collect();
-    let first =
-        frames.iter().rposition(|at| PANICKING.iter().any(|name| lines[*at].contains(name)));
+    let first = frames.iter().rposition(|at| LOOKING.iter().any(|name| lines[*at].contains(name)));
     let start = first.and_then(|frame| frames.get(frame + 1)).copied().unwrap_or(0);
     // A frame has its file on the line after its name, if that is known.
     let ours =
@@ -151,8 +155,10 @@ fn trimmed(trace: &str) -> String {
     lines.get(start..end.max(next)).unwrap_or(&lines).join("\n")
 }
 
-/// What is in the frames between a panic and its hook.
-const PANICKING: [&str; 5] = [
+/// What is in the frames between a panic and its hook, or a task and the handler that looks at it.
+const LOOKING: [&str; 7] = [
+    "phalanx::sys::linux::stack::",
+    "__restore_rt",
     "rust_begin_unwind",
     "core::panicking::",
     "core::option::expect_failed",

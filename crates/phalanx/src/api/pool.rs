@@ -229,7 +229,7 @@ impl Staffing {
     fn fill(&self, seat: usize) -> Result<()> {
         let Some(seating) = self.core.prepare(seat, self.tree)? else { return Ok(()) };
         let (memory, event) = self.core.descriptors();
-        let mut fds = vec![memory, event, seating.lifeline.as_fd()];
+        let mut fds = vec![memory, event, seating.lifeline.as_fd(), seating.report.as_fd()];
         fds.extend(self.initializer.as_ref().map(|(fd, _)| fd.as_fd()));
         let role = Role::Worker { seat, life: self.life, tree: self.tree };
         let child = again(&role, &fds)?;

@@ -29,7 +29,8 @@ static READY: AtomicBool = AtomicBool::new(false);
 /// What a child is to do. Descriptors go by the order in which they were given.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Role {
-    /// Serve in a pool. Descriptors: memory, event, lifeline, and the initializer if there is one.
+    /// Serve in a pool. Descriptors: memory, event, lifeline, report, and the initializer if there is
+    /// one.
     Worker { seat: usize, life: Option<u64>, tree: bool },
     /// Run one task. Descriptors: its payload, where its result goes, its lifeline if it has a tie,
     /// and, if it is to wait until it has been set up, the pipe that says so.

@@ -5,11 +5,12 @@ use std::io::{self, Write as _};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 
-use super::failure::{Failure, caught, watch_panics};
+use super::failure::{Failure, below_task, caught, watch_panics};
 use super::task;
 use crate::channel::Scope;
 use crate::error::{Error, Result};
 use crate::pool::{Duty, End, Worker};
+use crate::sys::answer_trace;
 use crate::sys::code::Reply;
 
 /// Serves in a seat until the pool says to leave. Returns the exit code.
@@ -20,6 +21,7 @@ pub(super) fn serve(seat: usize, life: Option<u64>, tree: bool, fds: Vec<OwnedFd
     let mut worker =
         Worker::sit(memory.as_raw_fd(), event.as_raw_fd(), lifeline.as_raw_fd(), seat, tree)?;
     drop((memory, event, lifeline));
+    answer_trace(next()?, below_task).map_err(|e| Error::os("prepare a worker's stack", e))?;
     watch_panics(true);
     if let Some(initializer) = fds.next()
         && let Err(failure) = run(read_from(&File::from(initializer), 0, None)?)
@@ -28,7 +30,7 @@ pub(super) fn serve(seat: usize, life: Option<u64>, tree: bool, fds: Vec<OwnedFd
         worker.unfit(&message, &trace);
         return Ok(1);
     }
-    worker.ready(life, false);
+    worker.ready(life, true);
     loop {
         match worker.duty()? {
             // A descriptor in a result is kept until the owner reads it.

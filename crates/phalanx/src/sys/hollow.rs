@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "what nobody can reach here is reached on other platforms")]
 #![allow(unused_variables, clippy::ptr_arg, reason = "signatures read as on other platforms")]
 
+use std::backtrace::Backtrace;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
@@ -367,6 +368,10 @@ pub(crate) fn let_be(end: &impl AsRawFd) -> io::Result<()> {
 
 pub(crate) fn trace_signal() -> i32 {
     0
+}
+
+pub(crate) fn answer_trace(report: OwnedFd, text: fn(&Backtrace) -> String) -> io::Result<()> {
+    unsupported()
 }
 
 /// Blocks none: the engine's thread, which needs it, has no [`Poller`] to begin with.

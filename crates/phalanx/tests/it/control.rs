@@ -16,6 +16,11 @@ fn park() {
     }
 }
 
+#[inline(never)]
+fn lost_in_thought() {
+    park();
+}
+
 fn on(terms: Terms) -> Pool {
     Pool::builder().processes(1).terms(terms).build().unwrap()
 }
@@ -143,4 +148,15 @@ fn workers_say_what_they_have_done() -> Result<()> {
     assert_eq!((stats.returned, stats.failed, stats.started, stats.waiting), (10, 0, 1, 0));
     assert!(stats.pid.is_some() && stats.running.is_none() && stats.memory.unwrap() > 0);
     Ok(())
+}
+
+#[test]
+fn who_is_ended_says_where_it_was() {
+    let grace = Duration::from_secs(2);
+    let pool = on(Terms { timeout: Some(LIMIT), grace, ..Terms::ABRUPT });
+    let ended = pool.submit(|()| lost_in_thought(), ()).wait().unwrap_err();
+    let stack = &ended.ended().unwrap().stack;
+    assert!(stack.contains("control::lost_in_thought"), "{stack}");
+    let others = ["phalanx::sys", "__restore_rt", "api::worker"];
+    assert!(others.iter().all(|other| !stack.contains(other)), "{stack}");
 }

@@ -17,6 +17,7 @@ pub(crate) mod rendezvous;
 mod report;
 mod signals;
 pub(crate) mod socket;
+mod stack;
 pub(crate) mod stream;
 pub(crate) mod thread;
 
@@ -30,3 +31,4 @@ pub(crate) use lifeline::{
 pub(crate) use memory::{Mapping, Memory, total_memory, trim};
 pub(crate) use report::{Report, report};
 pub(crate) use signals::{block_signals, trace_signal};
+pub(crate) use stack::answer_trace;

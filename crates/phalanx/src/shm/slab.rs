@@ -70,11 +70,7 @@ impl Span {
     /// If there is no such place, or no memory for a copy.
     pub(crate) fn read(&self, at: u64, len: u64) -> io::Result<Vec<u8>> {
         let (start, len) = self.place(at, len)?;
-        let mut bytes = Vec::new();
-        bytes.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        bytes.resize(len, 0);
-        self.memory.read(start, &mut bytes)?;
-        Ok(bytes)
+        self.memory.copy(start, len)
     }
 
     /// Gives all pages back: nobody writes here any more, and there is no view.

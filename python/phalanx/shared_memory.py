@@ -164,6 +164,7 @@ class SharedMemory(_standard.SharedMemory):
         self._name = name
         try:
             if create:
+                os.ftruncate(self._fd, size)
                 _allocate(self._fd, size)
             self._size = os.fstat(self._fd).st_size
             self._mmap = mmap.mmap(self._fd, self._size)

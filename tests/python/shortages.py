@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -69,8 +69,11 @@ def descriptors() -> int:
 
 def children() -> set[str]:
     """The children of this process that run, by pid."""
-    threads = Path("/proc/self/task").glob("*/children")
-    return {pid for each in threads for pid in each.read_text().split()}
+    found: set[str] = set()
+    for thread in Path("/proc/self/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            found.update(thread.read_text().split())
+    return found
 
 
 def is_there(pid: int) -> bool:

@@ -56,8 +56,9 @@ bench: build ## phalanx against its peers, in one run: tables, and benches/resul
 	.venv-bench/bin/python -m pip install --quiet --force-reinstall --no-deps target/wheels/phalanx-*.whl
 	.venv-bench/bin/python benches/python/bench.py --rust
 
-bench-plots: ## the charts of the README, from benches/results.json
+bench-plots: ## charts and tables of README.md and docs/performance.md, from benches/results.json
 	python3 benches/python/plots.py
+	python3 benches/python/report.py
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-* target dist python/phalanx/*.so

@@ -20,8 +20,25 @@ class Goal(NamedTuple):
     ours: str
 
     def is_met_by(self, value: float) -> bool:
-        sign, _, limit = self.bar.partition(" ")
-        return value >= float(limit) if sign == ">=" else value <= float(limit)
+        return is_met(self.bar, value)
+
+
+class RustGoal(NamedTuple):
+    """The same for two criterion benches, ``group/function``: a ratio of rates or of times."""
+
+    number: int
+    bar: str
+    ours: str
+    theirs: str
+
+    def value(self, figures: dict[str, dict[str, float]]) -> float:
+        ours, theirs = figures[self.ours]["ns"], figures[self.theirs]["ns"]
+        return theirs / ours if self.bar.startswith(">=") else ours / theirs
+
+
+def is_met(bar: str, value: float) -> bool:
+    sign, _, limit = bar.partition(" ")
+    return value >= float(limit) if sign == ">=" else value <= float(limit)
 
 
 def _numbered(*goals: tuple[str, str, str | tuple[str, ...], str]) -> list[Goal]:
@@ -90,3 +107,81 @@ GOALS = _numbered(
     ("a managed dict's `d[k]`", ">= 5", MP_FORK, FORK),
     ("a managed list's `append`", ">= 5", MP_FORK, FORK),
 )
+
+_POOL, _TASKS, _CHANNEL = "pool, ", "pool, tasks/", "channel, "
+_COPY = "floor, copy of {} MiB/into mapped shared memory"
+
+RUST_GOALS = [
+    RustGoal(number, *goal)
+    for number, goal in enumerate(
+        (
+            (">= 25", f"{_TASKS}phalanx, 64 in flight", f"{_TASKS}procspawn, 64 in flight"),
+            ("<= 0.1", f"{_POOL}round trip p50/phalanx", f"{_POOL}round trip p50/procspawn"),
+            *(
+                (bar, f"{_POOL}{way}/phalanx", to)
+                for mib in (1, 64)
+                for way in (f"{mib} MiB there", f"{mib} MiB back")
+                for bar, to in (
+                    (">= 10", f"{_POOL}{way}/procspawn"),
+                    (">= 0.6", _COPY.format(mib)),
+                )
+            ),
+            (">= 2", f"{_CHANNEL}one way/phalanx", f"{_CHANNEL}one way/ipc-channel"),
+            (
+                "<= 0.3",
+                f"{_CHANNEL}there and back p50/phalanx",
+                f"{_CHANNEL}there and back p50/ipc-channel",
+            ),
+            (">= 1", f"{_CHANNEL}1 MiB/phalanx", f"{_CHANNEL}1 MiB/ipc-channel, bytes"),
+            ("<= 2", f"{_POOL}a death told/phalanx", f"{_POOL}a death told/procspawn"),
+            (
+                "<= 0.7",
+                f"{_POOL}new and two results/phalanx",
+                f"{_POOL}new and two results/procspawn",
+            ),
+            (">= 1", f"{_POOL}tasks of 5 us/phalanx", f"{_POOL}tasks of 5 us/one thread"),
+        ),
+        len(GOALS) + 1,
+    )
+]
+
+#: What a measure cannot go beyond: a bench of `floors.rs`, or a library that only does the part
+#: that nobody can leave out.
+_TRIP, _STEP = "floor, round trip p50/", "floor, a step/"
+_CHILD, _STREAM = "floor, a process to its end, p50/", "floor, stream of 1 MiB messages/socket pair"
+FLOORS = {
+    "submit each, then get each": "pickle",
+    "imap, chunks of 1": "pickle",
+    "map, chunks of 1": "pickle",
+    "map, default chunks": "serial",
+    "round trip, quiet, p50": f"{_TRIP}futex, two cores",
+    "round trip, busy, p50": f"{_TRIP}futex, one core",
+    "round trip, pinned to one core, p50": f"{_TRIP}futex, one core",
+    "executor: submit each, then result of each": "nothing",
+    "asyncio: gather of 10,000 calls": "nothing",
+    "arrays of 8 MiB as arguments": _COPY.format(8),
+    "arrays of 8 MiB as results": _COPY.format(8),
+    "arrays of 64 MiB as arguments": _COPY.format(64),
+    "arrays of 64 MiB as results": _COPY.format(64),
+    "`Queue`, items of 1 MiB": _COPY.format(1),
+    "`Queue`, items of 64 MiB": _COPY.format(64),
+    "`SimpleQueue`, items of 1 MiB": _COPY.format(1),
+    "`send_bytes` of 1 MiB, two-way `Pipe`": _STREAM,
+    "`send_bytes` of 1 MiB, one-way `Pipe`": _STREAM,
+    "through a `Queue` and back, p50": f"{_TRIP}futex, two cores",
+    "through a `Pipe` and back, p50": f"{_TRIP}socket pair",
+    "a first pool: open, one task, close": "interpreter",
+    "a second pool": f"{_CHILD}fork",
+    "a process: start, join": f"{_CHILD}fork",
+    "`Lock`: acquire, release": f"{_STEP}lock and unlock a word",
+    "`RLock`: acquire, release": f"{_STEP}lock and unlock a word",
+    "`Semaphore`: acquire, release": f"{_STEP}lock and unlock a word",
+    "`with` a `Lock`": f"{_STEP}lock and unlock a word",
+    **{
+        f"{kind} of 64 MiB, {OBJECTS}": _COPY.format(64)
+        for kind in (
+            *("`bytes`", "`bytearray`", "a pandas table", "an Arrow table"),
+            "arrays in dicts and lists",
+        )
+    },
+}

@@ -28,7 +28,7 @@ def module(library: str) -> str:
 
 def is_there(library: str) -> bool:
     """Can it be imported here?"""
-    if library in ("serial", "nothing"):
+    if library in ("serial", "pickle", "nothing", "interpreter"):
         return True
     try:
         importlib.import_module(module(library))
@@ -44,11 +44,30 @@ def context(library: str) -> Any:
 
 def executor(library: str) -> Any:
     """An executor that follows `concurrent.futures`."""
+    if library == "nothing":
+        return Nothing()
     kind = importlib.import_module(module(library)).ProcessPoolExecutor
     if library == "loky":
         return kind(WORKERS)
     of = "phalanx" if library.startswith("phalanx") else "mp"
     return kind(WORKERS, context(f"{of}-{library.rpartition('-')[2]}"))
+
+
+class Nothing:
+    """An executor that takes no time: the futures have their results at once."""
+
+    def submit(self, task: Task, *arguments: Any) -> Any:
+        from concurrent.futures import Future  # noqa: PLC0415
+
+        future: Future[Any] = Future()
+        future.set_result(task(*arguments))
+        return future
+
+    def map(self, task: Task, items: Iterable[Any], chunksize: int = 1) -> Any:
+        return map(task, items)
+
+    def shutdown(self) -> None:
+        pass
 
 
 class Pool:
@@ -211,6 +230,24 @@ class Serial(Pool):
         pass
 
 
+class Pickle(Serial):
+    """What every pool has to do: each argument and each result is pickled and made anew."""
+
+    def apply(self, task: Task, argument: Any) -> Any:
+        from pickle import dumps, loads  # noqa: PLC0415
+
+        return loads(dumps(task(loads(dumps(argument, 5))), 5))
+
+    def submit(self, task: Task, arguments: Iterable[Any]) -> list[Any]:
+        return [self.apply(task, argument) for argument in arguments]
+
+    def map(self, task: Task, items: Any, chunksize: int | None = None) -> Any:
+        return self.submit(task, items)
+
+    def imap(self, task: Task, items: Any) -> Iterable[Any]:
+        return (self.apply(task, item) for item in items)
+
+
 KINDS: dict[str, type[Pool]] = {
     "ppe": Executor,
     "loky": Executor,
@@ -219,6 +256,7 @@ KINDS: dict[str, type[Pool]] = {
     "pebble": Pebble,
     "ray": Ray,
     "serial": Serial,
+    "pickle": Pickle,
 }
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-OURS, THEIRS, TEXT = "#3b82c4", "#8d96a0", "#79818b"
+OURS, THEIRS, TEXT = "#3b82c4", "#8d96a0", "#737b85"
 WIDTH, LEFT, RIGHT = 760, 190, 110
 ROW, BAR, GAP = 22, 14, 46
 
@@ -25,6 +25,8 @@ NAMES = {
     "mp-forkserver": "multiprocessing, forkserver",
     "ppe-fork": "ProcessPoolExecutor",
     "serial": "no pool",
+    "pickle": "no pool, but pickling",
+    "interpreter": "starting Python",
 }
 
 CHARTS = {
@@ -59,7 +61,10 @@ def panel(measure: str, entry: dict[str, Any], top: float) -> tuple[list[str], f
     rounds = {name: got for name, got in rounds.items() if got}
     more = entry["unit"].endswith("/s")
     order = sorted(rounds, key=lambda name: statistics.median(rounds[name]), reverse=more)
-    scale = (WIDTH - LEFT - RIGHT) / max(max(got) for got in rounds.values())
+    highest = [max(got) for got in rounds.values()]
+    # One that is far behind shall not make all others look alike.
+    most = max(highest) if more else min(max(highest), 4 * statistics.median(highest))
+    scale = (WIDTH - LEFT - RIGHT) / most
     note = f"{entry['unit']}, {'more' if more else 'less'} is better"
     parts = [
         text(0, top, measure.replace("`", ""), weight="bold"),
@@ -69,6 +74,8 @@ def panel(measure: str, entry: dict[str, Any], top: float) -> tuple[list[str], f
     for name in order:
         middle, low, high = statistics.median(rounds[name]), min(rounds[name]), max(rounds[name])
         colour = OURS if name.startswith("phalanx") else THEIRS
+        cut = "" if middle <= most else " (cut)"
+        middle, low, high = (min(value, most) for value in (middle, low, high))
         end, line = LEFT + high * scale, y + BAR / 2
         parts += [
             text(LEFT - 8, y + BAR - 3, NAMES.get(name, name), anchor="end"),
@@ -76,7 +83,7 @@ def panel(measure: str, entry: dict[str, Any], top: float) -> tuple[list[str], f
             f' fill="{colour}"/>',
             f'<line x1="{LEFT + low * scale:.1f}" x2="{end:.1f}" y1="{line}" y2="{line}"'
             f' stroke="{TEXT}"/>',
-            text(end + 6, y + BAR - 3, shown(middle)),
+            text(end + 6, y + BAR - 3, shown(statistics.median(rounds[name])) + cut),
         ]
         y += ROW
     return parts, y

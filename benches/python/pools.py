@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import libraries
 import tasks
@@ -25,14 +24,14 @@ def warm(pool: libraries.Pool) -> libraries.Pool:
 
 def count(library: str, n: int) -> int:
     """How often: less with those that are slow, so that all take about a second."""
-    quick = library.startswith(("phalanx", "mp", "serial", "nothing"))
+    quick = library.startswith(("phalanx", "mp", "serial", "pickle", "nothing"))
     return n if quick and library != "mpire" else n // (20 if library == "joblib" else 5)
 
 
 # Throughput.
 
 
-@case(POOLS, ("submit each, then get each", "tasks/s"))
+@case((*POOLS, "pickle"), ("submit each, then get each", "tasks/s"))
 def submit(library: str) -> Iterator[float]:
     n = count(library, 20_000)
     pool = warm(libraries.pool(library))
@@ -42,7 +41,7 @@ def submit(library: str) -> Iterator[float]:
     pool.close()
 
 
-@case(POOLS, ("imap, chunks of 1", "items/s"))
+@case((*POOLS, "pickle"), ("imap, chunks of 1", "items/s"))
 def imap(library: str) -> Iterator[float]:
     n = count(library, 40_000)
     pool = warm(libraries.pool(library))
@@ -52,7 +51,7 @@ def imap(library: str) -> Iterator[float]:
     pool.close()
 
 
-@case(POOLS, ("map, chunks of 1", "items/s"))
+@case((*POOLS, "pickle"), ("map, chunks of 1", "items/s"))
 def map_ones(library: str) -> Iterator[float]:
     n = count(library, 40_000)
     pool = warm(libraries.pool(library))
@@ -74,7 +73,7 @@ def map_default(library: str) -> Iterator[float]:
     pool.close()
 
 
-@case(EXECUTORS, ("executor: submit each, then result of each", "calls/s"))
+@case((*EXECUTORS, "nothing"), ("executor: submit each, then result of each", "calls/s"))
 def executor_submit(library: str) -> Iterator[float]:
     n = 10_000
     pool = warm(libraries.Executor(library))
@@ -84,35 +83,22 @@ def executor_submit(library: str) -> Iterator[float]:
     pool.close()
 
 
-class Nothing:
-    """As an executor that takes no time: the futures have their results at once."""
-
-    def submit(self, task: Any, *arguments: Any) -> Any:
-        from concurrent.futures import Future  # noqa: PLC0415
-
-        future: Future[Any] = Future()
-        future.set_result(task(*arguments))
-        return future
-
-
 @case((*EXECUTORS, "nothing"), ("asyncio: gather of 10,000 calls", "calls/s"))
 def gather(library: str) -> Iterator[float]:
     import asyncio  # noqa: PLC0415
 
     n = 10_000
-    pool = warm(libraries.Executor(library)) if library != "nothing" else None
-    executor = pool.pool if pool else Nothing()
+    pool = warm(libraries.Executor(library))
 
     async def calls() -> float:
         loop = asyncio.get_running_loop()
         began = now()
-        each = (loop.run_in_executor(executor, tasks.identity, i) for i in range(n))
+        each = (loop.run_in_executor(pool.pool, tasks.identity, i) for i in range(n))
         assert await asyncio.gather(*each) == list(range(n))
         return n / (now() - began)
 
     yield asyncio.run(calls())
-    if pool:
-        pool.close()
+    pool.close()
 
 
 # Latency.
@@ -166,11 +152,18 @@ def roundtrip_pinned(library: str) -> Iterator[float]:
 
 
 @case(
-    ("mp-fork", "phalanx-fork", "mp-forkserver", "phalanx-forkserver", *POOLS[3:]),
+    ("mp-fork", "phalanx-fork", "mp-forkserver", "phalanx-forkserver", *POOLS[3:], "interpreter"),
     ("a first pool: open, one task, close", "ms"),
     ("a second pool", "ms"),
 )
 def startup(library: str) -> Iterator[float]:
+    """``interpreter`` only starts Python, twice: what a first fork server has to do, at least."""
+    if library == "interpreter":
+        for _ in range(2):
+            began = now()
+            subprocess.run([sys.executable, "-c", "pass"], check=True)
+            yield (now() - began) * 1e3
+        return
     importlib.import_module(libraries.module(library))
     for _ in ("first", "second"):
         began = now()

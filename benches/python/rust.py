@@ -1,6 +1,7 @@
 """The Rust benches: runs them, and reads what criterion has written down."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,8 +16,10 @@ def figures() -> dict[str, dict[str, float]]:
     If a bench says how many bytes or elements an iteration moves, ``bytes`` or ``elements``.
     """
     manifest = ROOT / "benches" / "rust" / "Cargo.toml"
-    command = ["cargo", "bench", "--manifest-path", str(manifest), "--target-dir", str(TARGET)]
-    subprocess.run(command, check=True, stdout=sys.stderr)
+    command = ["cargo", "bench", "--quiet", "--manifest-path", str(manifest)]
+    # By the environment, since criterion asks there where its own results are to go.
+    environment = os.environ | {"CARGO_TARGET_DIR": str(TARGET)}
+    subprocess.run(command, check=True, stdout=sys.stderr, env=environment)
     found = {}
     for file in sorted(TARGET.glob("criterion/**/new/benchmark.json")):
         bench = json.loads(file.read_text())

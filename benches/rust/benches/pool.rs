@@ -108,11 +108,11 @@ fn throughput(criterion: &mut Criterion) {
     group.bench_function("phalanx, imap", |bencher| {
         bencher.iter_custom(|iters| time(|| ours.imap(square, 0..iters).for_each(drop)));
     });
-    group.throughput(Throughput::Elements(1_000_000));
-    group.bench_function("phalanx, 1,000,000 in flight", |bencher| {
+    group.throughput(Throughput::Elements(100_000));
+    group.bench_function("phalanx, 100,000 in flight", |bencher| {
         bencher.iter_custom(|iters| {
             let begin = |n| ours.submit(square, n);
-            let all = || in_flight(1_000_000, 1_000_000, begin, |handle| drop(handle.wait()));
+            let all = || in_flight(100_000, 100_000, begin, |handle| drop(handle.wait()));
             time(|| (0..iters).for_each(|_| all()))
         });
     });

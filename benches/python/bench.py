@@ -191,7 +191,7 @@ def main() -> int:
         "machine": {
             "processor": processor(),
             "cores": os.cpu_count(),
-            "kernel": f"{platform.system()} {platform.release()}",
+            "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
             "load": os.getloadavg()[0],
         },
         "versions": versions(),

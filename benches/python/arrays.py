@@ -123,7 +123,7 @@ KINDS = {
 @case(
     CONTEXTS,
     *((f"{said} of 64 MiB, there and back", "GB/s") for said in KINDS.values()),
-    rounds=3,
+    rounds=2,
 )
 def objects_64(library: str) -> Iterator[float]:
     number = 2

@@ -21,6 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,12 @@ def shown(value: float | None) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def judged(goal: Goal, measure: Measure, figures: Figures) -> dict[str, Any] | None:
+def judged(results: dict[str, Any], goal: Goal) -> dict[str, Any] | None:
     """How a goal stands: its ratio (or figure) of each round, or None if something is missing."""
+    if goal.measure not in results["figures"]:
+        return None
+    entry = results["figures"][goal.measure]
+    measure, figures = Measure(goal.measure, entry["unit"]), entry["libraries"]
     ours = figures.get(goal.ours, [])
     theirs = [library for library in goal.theirs if figures.get(library)]
     if median(ours) is None or (goal.theirs and not theirs):
@@ -180,6 +185,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=0, help="instead of each case's own")
     parser.add_argument("--only", help=f"some of {','.join(CASES)}")
+    parser.add_argument("--libraries", help="some of them, as in the tables")
     parser.add_argument("--out", type=Path, default=HERE.parent / "results.json")
     parser.add_argument("--rust", action="store_true", help="the Rust benches and floors, too")
     parser.add_argument("--again", action="store_true", help="replace these cases in --out")
@@ -187,9 +193,10 @@ def main() -> int:
 
     everyone = {library for case in CASES.values() for library in case.libraries}
     there = {library for library in everyone if libraries.is_there(library)}
+    wanted = set(args.libraries.split(",")) if args.libraries else everyone
     results: dict[str, Any] = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["python", "benches/python/bench.py", *sys.argv[1:]]),
+        "command": " ".join(["bench.py", *(each for each in sys.argv[1:] if "/" not in each)]),
         "machine": {
             "processor": processor(),
             "cores": os.cpu_count(),
@@ -210,17 +217,17 @@ def main() -> int:
     failed = False
     for name in args.only.split(",") if args.only else CASES:
         case = CASES[name]
-        for measure, figures, others in run(name, case, args.rounds or case.rounds, there):
-            entry = {"unit": measure.unit, "others": round(others, 2), "libraries": figures}
-            results["figures"][measure.name] = entry
+        for measure, figures, others in run(name, case, args.rounds or case.rounds, there & wanted):
+            earlier = results["figures"].get(measure.name, {}).get("libraries", {})
+            results["figures"][measure.name] = {
+                "unit": measure.unit,
+                "others": round(others, 2),
+                "libraries": earlier | figures,
+            }
             each = (f"{library} {shown(median(got))}" for library, got in figures.items())
             print(f"{measure.name} ({measure.unit}): {', '.join(each)}", flush=True)
             failed |= any(None in got for got in figures.values())
-            goals = (
-                judged(goal, measure, figures) for goal in GOALS if goal.measure == measure.name
-            )
-            rest = [goal for goal in results["goals"] if goal["measure"] != measure.name]
-            results["goals"] = rest + [goal for goal in goals if goal]
+        results["goals"] = [goal for goal in map(partial(judged, results), GOALS) if goal]
         args.out.write_text(json.dumps(results, indent=1) + "\n")
     print(f"\n{results['machine']}, {results['versions']}; missing: {results['missing'] or 'none'}")
     print("\n| goal | | phalanx | reference | ratio | bar | met |\n|---:|---|---|---|---|---|---|")

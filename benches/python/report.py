@@ -143,11 +143,17 @@ def peers(results: Results) -> Iterator[str]:
 def machine(results: Results) -> Iterator[str]:
     where = results["machine"]
     which = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    commands = [results["command"], *results.get("again", [])]
+    others = statistics.median(entry["others"] for entry in results["figures"].values())
     yield (
-        f"{where['cores']} cores {where['processor']}, {where['kernel']}, load"
-        f" {where['load']:.1f} at the start; {results['date'][:16].replace('T', ' ')} UTC."
+        f"{where['cores']} cores {where['processor']}, {where['kernel']},"
+        f" {results['date'][:16].replace('T', ' ')} UTC; {which}. Could not be installed:"
+        f" {', '.join(results['missing']) or 'nothing'}."
     )
-    yield f"{which}. Could not be installed: {', '.join(results['missing']) or 'none'}."
+    yield (
+        f"Measured by `{'`, then `'.join(commands)}`. In the median row others used up to"
+        f" {others:.0%} of the machine meanwhile."
+    )
 
 
 TABLES: dict[str, Callable[..., Iterator[str]]] = {

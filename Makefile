@@ -1,6 +1,6 @@
 # phalanx. `make demo` and `make test` set up all they need, in .venv* and target/ only.
 .DEFAULT_GOAL := help
-.PHONY: help build demo test conformance soak fuzz sanitize check bench clean setup
+.PHONY: help build demo test conformance soak fuzz sanitize check bench bench-plots clean setup
 
 PYTHON := .venv/bin/python
 
@@ -10,7 +10,7 @@ export VIRTUAL_ENV := $(CURDIR)/.venv
 export PYO3_PYTHON := $(CURDIR)/$(PYTHON)
 
 help: ## what there is to make
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup:
 	@python=$$(tools/pythons.sh | tail -n 1 | cut -f 3); \
@@ -49,9 +49,16 @@ fuzz: build ## millions of inputs that are nonsense, for all that reads what ano
 sanitize: setup ## the engine's tests under AddressSanitizer and ThreadSanitizer (nightly Rust)
 	$(PYTHON) tools/sanitize.py
 
-bench: build ## phalanx against multiprocessing, as a table; then the Rust API's own numbers
-	$(PYTHON) benches/python/bench.py
-	cargo bench --package phalanx --bench pool
+bench: build ## phalanx against its peers, in one run: tables, and benches/results.json
+	@tools/venv.sh .venv-bench "$$(tools/pythons.sh | tail -n 1 | cut -f 3)" bench
+	rm -f target/wheels/phalanx-*.whl
+	.venv/bin/maturin build --release --quiet --out target/wheels
+	.venv-bench/bin/python -m pip install --quiet --force-reinstall --no-deps target/wheels/phalanx-*.whl
+	.venv-bench/bin/python benches/python/bench.py --rust
+
+bench-plots: ## charts and tables of README.md and docs/performance.md, from benches/results.json
+	python3 benches/python/plots.py
+	python3 benches/python/report.py
 
 clean: ## remove everything that was made here
 	rm -rf .venv .venv-* target dist python/phalanx/*.so

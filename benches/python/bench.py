@@ -1,295 +1,164 @@
-"""phalanx against multiprocessing, as a Markdown table.
+"""phalanx against its peers, in one interleaved run: prints tables, writes JSON.
 
     make bench
-    python benches/python/bench.py --rounds 5 --only submit,roundtrip
+    python benches/python/bench.py --only submit,roundtrip --rounds 3 --out some.json
 
-Every measure is taken in a fresh interpreter, and the libraries take turns (A B A B ...), so that
-what else the machine does meets both alike. A cell is the median of the rounds. The ratio is
-phalanx's median by multiprocessing's; the bar is what we promise for it. Pools have two workers.
+Every case is run in a fresh interpreter for each library and each round, and the libraries take
+turns (A B C A B C ...), so that what else the machine does meets all alike. A ratio is the median
+of the ratios of the rounds; its spread is from the least to the greatest of them. Pools have two
+workers.
 """
 
 import argparse
-import contextlib
-import importlib
+import datetime
 import json
 import os
 import platform
-import random
+import resource
+import signal
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import objects
+import arrays  # noqa: F401
+import libraries
+import objects  # noqa: F401
+import pools  # noqa: F401
+import rust
+from cases import CASES, Case, Measure
+from goals import GOALS, Goal
 
-WORKERS = 2
-LIMIT = 120  # seconds for one case
-now = time.perf_counter
+HERE = Path(__file__).parent
+LIMIT = 90  # seconds for one interpreter
+# Those that no goal but "the best of all" refers to have fewer turns, so that all ends in time.
+ROUNDS = {"ray": 1, "loky": 2, "joblib": 2, "mpire": 2, "pebble": 2}
+PACKAGES = (
+    *("phalanx", "faster-fifo", "joblib", "loky", "mpire", "numpy"),
+    *("pandas", "pebble", "pyarrow", "ray"),
+)
 
-
-class Measure(NamedTuple):
-    """One row of the table."""
-
-    name: str
-    unit: str
-    method: str
-    bar: str  # what the ratio, or for `skew` the figure itself, has to be: ">= 5"
-    ratio: bool = True
-
-
-class Case(NamedTuple):
-    """What is measured in one interpreter: a function that yields a figure a measure."""
-
-    run: Callable[[Any], Iterator[float]]
-    measures: list[Measure]
+Figures = dict[str, list[float | None]]  # of a measure: by library, a figure a round
 
 
-# Tasks.
+def ticks() -> tuple[int, int]:
+    """What all processors have worked, and worked and idled, since the system started."""
+    with Path("/proc/stat").open() as file:
+        times = [int(each) for each in file.readline().split()[1:9]]
+    return sum(times) - times[3] - times[4], sum(times)
 
 
-def nothing() -> None:
-    pass
-
-
-def identity(x: Any) -> Any:
-    return x
-
-
-def square(x: int) -> int:
-    return x * x
-
-
-def own_pid(seconds: float) -> int:
-    time.sleep(seconds)
-    return os.getpid()
-
-
-# Cases: each gets a context, with `Process` and `Pool`.
-
-
-@contextlib.contextmanager
-def warm_pool(ctx: Any) -> Iterator[Any]:
-    """A pool whose workers have run something."""
-    pool = ctx.Pool(WORKERS)
-    pool.map(identity, range(8), 1)
-    yield pool
-    pool.close()
-    pool.join()
-
-
-def submit(ctx: Any) -> Iterator[float]:
-    n = 20_000
-    with warm_pool(ctx) as pool:
-        started = now()
-        results = [pool.apply_async(identity, (i,)) for i in range(n)]
-        assert [result.get() for result in results] == list(range(n))
-        yield n / (now() - started)
-
-
-def imap(ctx: Any) -> Iterator[float]:
-    n = 50_000
-    with warm_pool(ctx) as pool:
-        started = now()
-        assert sum(pool.imap(square, range(n), 1)) == sum(i * i for i in range(n))
-        yield n / (now() - started)
-
-
-def map_(ctx: Any) -> Iterator[float]:
-    with warm_pool(ctx) as pool:
-        for n, chunksize in ((50_000, 1), (1_000_000, None)):
-            started = now()
-            assert pool.map(square, range(n), chunksize)[-1] == (n - 1) ** 2
-            yield n / (now() - started)
-
-
-def roundtrip(ctx: Any) -> Iterator[float]:
-    with warm_pool(ctx) as pool:
-        times = []
-        for i in range(5_000):
-            started = now()
-            pool.apply(identity, (i,))
-            times.append((now() - started) * 1e6)
-    cuts = statistics.quantiles(times, n=100)
-    yield cuts[49]
-    yield cuts[98]
-
-
-def startup(ctx: Any) -> Iterator[float]:
-    for _ in ("first", "second"):
-        started = now()
-        pool = ctx.Pool(WORKERS)
-        assert pool.apply(square, (3,)) == 9
-        pool.close()
-        pool.join()
-        yield (now() - started) * 1e3
-
-
-def process(ctx: Any) -> Iterator[float]:
-    times = []
-    for _ in range(21):
-        started = now()
-        child = ctx.Process(target=nothing)
-        child.start()
-        child.join()
-        times.append((now() - started) * 1e3)
-    yield statistics.median(times[1:])  # the first starts the fork server too
-
-
-def skew(ctx: Any) -> Iterator[float]:
-    """200 sleeps with a heavy tail: the time they take by the least that they can take."""
-    rng = random.Random(7)
-    tail = [min(rng.paretovariate(1.1), 80) for _ in range(200)]
-    sleeps = [1.2 * each / sum(tail) for each in tail]  # seconds, 1.2 in all
-    ideal = max(sum(sleeps) / WORKERS, *sleeps)
-    with warm_pool(ctx) as pool:
-        for order in (sleeps, sorted(sleeps), sorted(sleeps, reverse=True)):
-            started = now()
-            pool.map(time.sleep, order)
-            yield (now() - started) / ideal
-
-
-def memory(ctx: Any) -> Iterator[float]:
-    """What an idle worker has for itself (USS)."""
-    import psutil  # noqa: PLC0415
-
-    with warm_pool(ctx) as pool:
-        pids: set[int] = set()
-        while len(pids) < WORKERS:
-            pids.update(pool.map(own_pid, [0.05] * 4, 1))
-        sizes = [psutil.Process(pid).memory_full_info().uss / 2**20 for pid in pids]
-        yield sum(sizes) / len(sizes)
-
-
-CASES = {
-    "submit": Case(submit, [Measure("submit", "tasks/s", "fork", ">= 5")]),
-    "imap": Case(imap, [Measure("imap, chunks of 1", "items/s", "fork", ">= 5")]),
-    "map": Case(
-        map_,
-        [
-            Measure("map, chunks of 1", "items/s", "fork", ">= 5"),
-            Measure("map", "items/s", "fork", ">= 1.3"),
-        ],
-    ),
-    "roundtrip": Case(
-        roundtrip,
-        [
-            Measure("round trip, median", "us", "fork", "<= 0.5"),
-            Measure("round trip, 99 of 100", "us", "fork", "<= 0.3"),
-        ],
-    ),
-    "startup": Case(
-        startup,
-        [
-            Measure("a first pool: open, one task, close", "ms", "forkserver", "<= 0.5"),
-            Measure("a second pool", "ms", "forkserver", ""),
-        ],
-    ),
-    "process": Case(process, [Measure("a process: start, join", "ms", "forkserver", "<= 0.15")]),
-    "skew": Case(
-        skew,
-        [
-            Measure(f"skewed work, {order}", "x ideal", "fork", "<= 1.10", ratio=False)
-            for order in ("random order", "ascending", "descending")
-        ],
-    ),
-    "memory": Case(memory, [Measure("an idle worker's own memory", "MiB", "forkserver", "<= 0.5")]),
-    "queue": Case(
-        objects.queue,
-        [
-            Measure("a queue's small items", "items/s", "fork", ">= 5"),
-            Measure("a queue's items of 1 MiB", "GB/s", "fork", ">= 5"),
-            Measure("through a queue and back, median", "us", "fork", "<= 0.4"),
-        ],
-    ),
-    "pipe": Case(
-        objects.pipe,
-        [
-            Measure("through a pipe and back, median", "us", "fork", "<= 0.5"),
-            Measure("a pipe's messages of 1 MiB", "GB/s", "fork", ">= 1.5"),
-        ],
-    ),
-    "lock": Case(
-        objects.lock,
-        [
-            Measure("a lock: acquire, release", "ns", "fork", "<= 1.1"),
-            Measure("a semaphore: acquire, release", "ns", "fork", "<= 1.1"),
-            Measure("`with` a lock", "ns", "fork", "<= 0.5"),
-            Measure("`Event.is_set`", "ns", "fork", "<= 0.3"),
-        ],
-    ),
-    "shared": Case(
-        objects.shared,
-        [
-            Measure("`Value.value`", "ns", "fork", "<= 0.7"),
-            Measure("`Array[i]`", "ns", "fork", "<= 0.25"),
-            Measure("two processes at one `Value`", "additions/s", "fork", ">= 1.5"),
-        ],
-    ),
-    "manager": Case(
-        objects.manager,
-        [
-            Measure("a manager's start", "ms", "fork", "<= 1"),
-            Measure("a managed dict's `d[k] = v`", "calls/s", "fork", ">= 5"),
-            Measure("a managed dict's `d[k]`", "calls/s", "fork", ">= 5"),
-        ],
-    ),
-}
-
-
-def in_fresh_interpreter(case: str, library: str) -> list[float] | None:
-    """The figures of one case, or None if it failed, with what it said on stderr."""
-    command = [sys.executable, __file__, "--one", case, library]
+def in_fresh_interpreter(name: str, case: Case, library: str) -> tuple[list[float] | None, float]:
+    """The figures, or None if it failed; and the share of the machine that others used."""
+    command = [sys.executable, str(HERE / "measure.py"), case.run.__module__, name, library]
+    busy, total = ticks()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     try:
-        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=LIMIT, check=True)
-    except subprocess.SubprocessError as error:
-        print(f"{case} with {library}: {error}", file=sys.stderr)
-        return None
-    figures: list[float] = json.loads(run.stdout.splitlines()[-1])
-    return figures
+        output, errors = process.communicate(timeout=LIMIT)
+    except subprocess.TimeoutExpired:
+        output, errors = "", f"took more than {LIMIT} s"
+    finally:
+        with suppress(ProcessLookupError):  # helpers that some libraries leave
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    now_busy, now_total = ticks()
+    others = now_busy - busy - own * os.sysconf("SC_CLK_TCK")
+    try:
+        return json.loads(output.splitlines()[-1]), max(0, others) / max(1, now_total - total)
+    except (IndexError, ValueError):
+        print(f"{name} with {library} failed: {errors[-500:]}", file=sys.stderr)
+        return None, 0.0
 
 
-def run_one(case: str, library: str) -> None:
-    """Take the figures of one case, here."""
-    # A worker of spawn imports this module by its name, and not as `__main__` again.
-    sys.path.insert(0, str(Path(__file__).parent))
-    module = importlib.import_module("bench")
-    run, measures = module.CASES[case]
-    ctx = importlib.import_module(library).get_context(measures[0].method)
-    print(json.dumps(list(run(ctx))))
+def run(
+    name: str, case: Case, rounds: int, there: set[str]
+) -> Iterator[tuple[Measure, Figures, float]]:
+    """Each measure with its figures, and the greatest share of the machine that others used."""
+    figures: dict[str, list[list[float] | None]] = {}
+    most = 0.0
+    for turn in range(rounds):
+        for library in case.libraries:
+            if library in there and turn < ROUNDS.get(library, rounds):
+                got, others = in_fresh_interpreter(name, case, library)
+                figures.setdefault(library, []).append(got)
+                most = max(most, others)
+    for i, measure in enumerate(case.measures):
+        columns = {
+            library: [each[i] if each else None for each in got] for library, got in figures.items()
+        }
+        yield measure, columns, most
 
 
-def meets(value: float, bar: str) -> bool:
-    """Is ``value`` on the right side of a bar such as ``>= 5``? No bar, no wrong side."""
-    if not bar:
-        return True
-    sign, _, limit = bar.partition(" ")
-    return value >= float(limit) if sign == ">=" else value <= float(limit)
+def median(values: list[float | None]) -> float | None:
+    """Of those that there are."""
+    there = [value for value in values if value is not None]
+    return statistics.median(there) if there else None
 
 
-def shown(value: float) -> str:
+def shown(value: float | None) -> str:
     """Three significant digits, or a whole number."""
+    if value is None:
+        return "failed"
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-def row(measure: Measure, theirs: list[float], ours: list[float]) -> str:
-    """A row of the table."""
-    if not theirs or not ours:
-        return f"| {measure.name} | {measure.method} | | | | failed |"
-    them, us = statistics.median(theirs), statistics.median(ours)
-    ratio = us / them
-    judged = ratio if measure.ratio else us
-    verdict = f"{measure.bar}: {'yes' if meets(judged, measure.bar) else '**no**'}"
+def judged(results: dict[str, Any], goal: Goal) -> dict[str, Any] | None:
+    """How a goal stands: its ratio (or figure) of each round, or None if something is missing."""
+    if goal.measure not in results["figures"]:
+        return None
+    entry = results["figures"][goal.measure]
+    measure, figures = Measure(goal.measure, entry["unit"]), entry["libraries"]
+    ours = figures.get(goal.ours, [])
+    theirs = [library for library in goal.theirs if figures.get(library)]
+    if median(ours) is None or (goal.theirs and not theirs):
+        return None
+    if not goal.theirs:
+        reference, values = None, [each for each in ours if each is not None]
+    else:
+        pick = max if measure.more_is_better else min
+        reference = pick(theirs, key=lambda library: median(figures[library]) or 0)
+        pairs = zip(ours, figures[reference], strict=False)
+        values = [us / them for us, them in pairs if us is not None and them is not None]
+    if not values:
+        return None
+    value = statistics.median(values)
+    return {
+        "number": goal.number,
+        "measure": goal.measure,
+        "unit": measure.unit,
+        "ours": goal.ours,
+        "figure": median(ours),
+        "reference": reference,
+        "reference_figure": median(figures[reference]) if reference else None,
+        "value": value,
+        "low": min(values),
+        "high": max(values),
+        "bar": goal.bar,
+        "met": goal.is_met_by(value),
+    }
+
+
+def said(goal: dict[str, Any]) -> str:
+    """A row of the goals' table."""
+    reference = goal["reference"]
     cells = [
-        f"{measure.name} ({measure.unit})",
-        measure.method,
-        shown(them),
-        shown(us),
-        f"{ratio:.2f}",
-        verdict if measure.bar else "",
+        str(goal["number"]),
+        f"{goal['measure']} ({goal['unit']})",
+        f"{shown(goal['figure'])} ({goal['ours'].removeprefix('phalanx-')})",
+        f"{shown(goal['reference_figure'])} ({reference})" if reference else "",
+        f"{goal['value']:.3g} ({goal['low']:.3g}-{goal['high']:.3g})",
+        goal["bar"],
+        "yes" if goal["met"] else "**no**",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -302,38 +171,68 @@ def processor() -> str:
     return platform.machine()
 
 
+def versions() -> dict[str, str]:
+    """Of all that takes part, as far as it is there."""
+    found = {"CPython": platform.python_version()}
+    for package in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
+    return found
+
+
 def main() -> int:
-    """Measure, and print the table; 1 if a case could not be measured."""
+    """Measure, print, write; 1 if a case could not be measured."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=0, help="instead of each case's own")
     parser.add_argument("--only", help=f"some of {','.join(CASES)}")
-    parser.add_argument("--one", nargs=2, metavar=("CASE", "LIBRARY"), help=argparse.SUPPRESS)
+    parser.add_argument("--libraries", help="some of them, as in the tables")
+    parser.add_argument("--out", type=Path, default=HERE.parent / "results.json")
+    parser.add_argument("--rust", action="store_true", help="the Rust benches and floors, too")
+    parser.add_argument("--again", action="store_true", help="replace these cases in --out")
     args = parser.parse_args()
-    if args.one:
-        run_one(*args.one)
-        return 0
-    libraries = ("multiprocessing", "phalanx")
-    print(
-        f"{os.cpu_count()} x {processor()}, Linux {platform.release()}, "
-        f"CPython {platform.python_version()}, phalanx {metadata.version('phalanx')}, "
-        f"medians of {args.rounds} rounds, load {os.getloadavg()[0]:.1f}\n\n"
-        "| | start method | multiprocessing | phalanx | ratio | bar |\n"
-        "|---|---|---:|---:|---:|---|",
-        flush=True,
-    )
+
+    everyone = {library for case in CASES.values() for library in case.libraries}
+    there = {library for library in everyone if libraries.is_there(library)}
+    wanted = set(args.libraries.split(",")) if args.libraries else everyone
+    results: dict[str, Any] = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["bench.py", *(each for each in sys.argv[1:] if "/" not in each)]),
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
+            "load": os.getloadavg()[0],
+        },
+        "versions": versions(),
+        "missing": sorted(everyone - there),
+        "figures": {},
+        "goals": [],
+        "rust": {},
+    }
+    if args.again:
+        earlier = json.loads(args.out.read_text())
+        results = earlier | {"again": [*earlier.get("again", []), results["command"]]}
+    if args.rust:
+        results["rust"] = rust.figures()
     failed = False
     for name in args.only.split(",") if args.only else CASES:
-        measures = CASES[name].measures
-        figures: dict[str, list[list[float]]] = {library: [] for library in libraries}
-        for _ in range(args.rounds):
-            for library in libraries:
-                got = in_fresh_interpreter(name, library)
-                failed |= got is None
-                if got is not None:
-                    figures[library].append(got)
-        for i, measure in enumerate(measures):
-            theirs, ours = ([each[i] for each in figures[library]] for library in libraries)
-            print(row(measure, theirs, ours), flush=True)
+        case = CASES[name]
+        for measure, figures, others in run(name, case, args.rounds or case.rounds, there & wanted):
+            earlier = results["figures"].get(measure.name, {}).get("libraries", {})
+            results["figures"][measure.name] = {
+                "unit": measure.unit,
+                "others": round(others, 2),
+                "libraries": earlier | figures,
+            }
+            each = (f"{library} {shown(median(got))}" for library, got in figures.items())
+            print(f"{measure.name} ({measure.unit}): {', '.join(each)}", flush=True)
+            failed |= any(None in got for got in figures.values())
+        results["goals"] = [goal for goal in map(partial(judged, results), GOALS) if goal]
+        args.out.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"\n{results['machine']}, {results['versions']}; missing: {results['missing'] or 'none'}")
+    print("\n| goal | | phalanx | reference | ratio | bar | met |\n|---:|---|---|---|---|---|---|")
+    for goal in sorted(results["goals"], key=lambda goal: goal["number"]):
+        print(said(goal))
     return 1 if failed else 0
 
 

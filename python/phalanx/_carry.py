@@ -68,14 +68,21 @@ class _ByValue:
         return pickle.loads, (dumps_by_value(self._function, "the function"),)
 
 
-class _Around:
-    """A function, called in another way; it goes by its name."""
+class Namesake:
+    """What is called in the place of a function, and goes by its name."""
 
     def __init__(self, function: Callable[..., object]) -> None:
-        self.function = function
         for name in ("__module__", "__qualname__"):
             if hasattr(function, name):
                 setattr(self, name, getattr(function, name))
+
+
+class _Around(Namesake):
+    """A function, called in another way."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        super().__init__(function)
+        self.function = function
 
 
 class Rows(_Around):

@@ -13,6 +13,8 @@ import threading
 from multiprocessing import pool as _standard
 from multiprocessing.reduction import ForkingPickler
 
+from . import _carry
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -94,13 +96,8 @@ class _Packed:
         return pickle.loads, (self._way.dumps(self._obj),)
 
 
-class Call:
-    """What a worker calls with a function and its arguments, packed; it has the function's name."""
-
-    def __init__(self, func: Callable[..., object]) -> None:
-        for name in ("__module__", "__qualname__"):
-            if hasattr(func, name):
-                setattr(self, name, getattr(func, name))
+class Call(_carry.Namesake):
+    """What a worker calls with a function and its arguments, packed."""
 
     def __call__(self, packed: tuple[Callable[..., object], tuple[Any, ...], Any]) -> object:
         func, args, kwds = packed

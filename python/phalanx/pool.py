@@ -523,10 +523,7 @@ class Pool(_standard.Pool):
         star: bool,
         terms: Terms,
     ) -> AsyncResult:
-        items, chunk, asked = self._cut(iterable, chunksize, terms)
-        func = self._worth_retrying(func, terms)
-        if self._way is not None:
-            func, items, star = self._packed(func, items, star)
+        func, items, star, chunk, asked = self._cut(func, iterable, chunksize, star, terms)
         if callback is None and error_callback is None:
             return self._engine.map(func, items, chunk, (self, None), asked, star=star, wait=False)
         extras, token = self._expecting(callback, error_callback)
@@ -541,26 +538,29 @@ class Pool(_standard.Pool):
         star: bool,
         terms: Terms,
     ) -> list[Any]:
-        items, chunk, asked = self._cut(iterable, chunksize, terms)
-        func = self._worth_retrying(func, terms)
-        if self._way is not None:
-            func, items, star = self._packed(func, items, star)
+        func, items, star, chunk, asked = self._cut(func, iterable, chunksize, star, terms)
         result = self._engine.map(func, items, chunk, (self, None), asked, star=star, wait=True)
         return result.get()  # type: ignore[no-any-return]
 
-    def _packed(
-        self, func: Callable[..., Any], items: Iterable[Any], star: bool
-    ) -> tuple[Callable[..., Any], list[Any], bool]:
-        pack = self._way.pack  # type: ignore[union-attr]
-        return _pickling.Call(func), [pack(func, row if star else (row,)) for row in items], False
-
     def _cut(
-        self, iterable: Iterable[Any], chunksize: int | None, terms: Terms
-    ) -> tuple[Any, int | None, Asked]:
+        self,
+        func: Callable[..., Any],
+        iterable: Iterable[Any],
+        chunksize: int | None,
+        star: bool,
+        terms: Terms,
+    ) -> tuple[Callable[..., Any], Any, bool, int | None, Asked]:
         asked = asked_of(**terms)
         if chunksize is None and (self._has("timeout", terms) or self._has("retry_on", terms)):
             chunksize = 1  # so that one item is ended, or tried again, and not those beside it
-        return _sliceable(iterable), _chunk(chunksize), asked
+        items: Any = _sliceable(iterable)
+        chunk = _chunk(chunksize)
+        func = self._worth_retrying(func, terms)
+        if self._way is not None:
+            pack = self._way.pack
+            items = [pack(func, row if star else (row,)) for row in items]
+            func, star = _pickling.Call(func), False
+        return func, items, star, chunk, asked
 
     def _has(self, name: Literal["timeout", "retries", "retry_on"], terms: Terms) -> Any:
         asked = terms.get(name) if terms else None

@@ -16,13 +16,14 @@ as nobody has imported ``logging`` nobody can be listening, and it is not import
 
 from __future__ import annotations
 
+import signal
 import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
 
-__all__ = ["debug", "error", "warning"]
+__all__ = ["debug", "error", "exit_in_words", "warning"]
 
 _logger: logging.Logger | None = None
 
@@ -51,3 +52,15 @@ def _listener() -> logging.Logger | None:
         _logger = module.getLogger("phalanx")
         _logger.addHandler(module.NullHandler())
     return _logger
+
+
+def exit_in_words(exitcode: int | None) -> str:
+    """How a process ended, for a sentence."""
+    if exitcode is None:
+        return "ended"
+    if exitcode >= 0:
+        return f"exited with code {exitcode}"
+    try:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    except ValueError:
+        return f"was killed by signal {-exitcode}"

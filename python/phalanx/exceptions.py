@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal as _signal
 from concurrent.futures import CancelledError
 from functools import partial
 from multiprocessing import ProcessError
 from multiprocessing import TimeoutError as _MultiprocessingTimeout
 from multiprocessing import pool as _pool
-from pathlib import Path
 from typing import NamedTuple
+
+from ._log import exit_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ __all__ = [
     "WorkerMemoryExceeded",
 ]
 
-_WORKER = Path(__file__).with_name("_worker.py")
+_WORKER = os.path.join(os.path.dirname(__file__), "_worker.py")
 
 _MaybeEncodingError: Any = _pool.__dict__["MaybeEncodingError"]  # typeshed does not know it
 
@@ -272,15 +274,3 @@ class AbandonedLock(ProcessError, RuntimeWarning):
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle."""
         return type(self), (self.pid, self.exitcode, self.what)
-
-
-def exit_in_words(exitcode: int | None) -> str:
-    """How a process ended, for a sentence."""
-    if exitcode is None:
-        return "ended"
-    if exitcode >= 0:
-        return f"exited with code {exitcode}"
-    try:
-        return f"was killed by {_signal.Signals(-exitcode).name}"
-    except ValueError:
-        return f"was killed by signal {-exitcode}"

@@ -39,7 +39,6 @@ from ._phalanx import AsyncResult, IMapIterator
 from ._terms import asked_of, bounds_of, module_names
 from ._worker import Seat, worker
 from .context import _own_context
-from .exceptions import exit_in_words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -494,7 +493,7 @@ class Pool(_standard.Pool):
             self._engine.refused(seat, repr(error), _shortages.is_shortage(error))
             return
         tell = _log.warning if gone.exitcode else _log.debug
-        how = exit_in_words(gone.exitcode)
+        how = _log.exit_in_words(gone.exitcode)
         tell("%s (pid %s) %s; another takes its place", gone.name, gone.pid, how)
 
     def _repopulate_pool(self) -> None:

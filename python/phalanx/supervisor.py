@@ -19,7 +19,7 @@ from . import _carry, _log, _phalanx, _shortages
 from ._descriptors import Passed
 from ._worker import _let_the_parent_decide
 from .context import _own_context
-from .exceptions import ChildDied, SupervisorFailed, exit_in_words
+from .exceptions import ChildDied, SupervisorFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ class _House:
         process, report = self.processes.pop(number)
         process.join()
         tell = _log.warning if process.exitcode else _log.debug
-        tell("%s (pid %s) %s", process.name, process.pid, exit_in_words(process.exitcode))
+        tell("%s (pid %s) %s", process.name, process.pid, _log.exit_in_words(process.exitcode))
         process.close()
         trace = os.pread(report, TRACE, 0).decode("utf-8", "replace")
         os.close(report)

@@ -204,7 +204,7 @@ impl State {
             return;
         }
         for task in due(&mut self.control.retries, now) {
-            self.scheduler.submit(task);
+            self.scheduler.submit(task, now);
         }
         let late = due(&mut self.control.starts, now);
         for task in self.withdraw(&late.into_iter().collect()) {

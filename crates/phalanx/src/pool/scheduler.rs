@@ -6,6 +6,8 @@
 //! - Tasks wait in the *backlog* in the order of their submission. An idle worker gets the next
 //!   one at once; a busy one gets some in advance, as many as its *credit* allows: about
 //!   [`HORIZON`] of work by the measured pace, so many small tasks and one long one.
+//! - As long as tasks are short, the worker that got the last one gets the next, too, until it has as
+//!   much to do as waking another would take; so no more workers are awake than there is work for.
 //! - When the backlog is empty and a worker has nothing to do, tasks that lie behind others in
 //!   another worker's queue are *revoked* and given to it. So a long task delays nobody.
 //! - A task that is withdrawn from the backlog stays there as a *ghost* until it comes to the front, so
@@ -25,8 +27,10 @@ const MOST: usize = 512;
 /// Tasks shorter than this are not revoked at once: the worker that has them is done with them
 /// sooner than another would get them.
 const WORTH_REVOKING: Duration = Duration::from_micros(20);
-/// When tasks are short, a worker that stays behind for so long is helped all the same.
+/// A worker that is at one task for so long, with short ones behind it, is helped all the same.
 const PATIENCE: Duration = Duration::from_millis(1);
+/// About what it takes until a worker that slept has begun something.
+const WAKING: Duration = Duration::from_micros(50);
 
 /// What the scheduler asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +59,25 @@ struct Worker {
     hungry: bool,
     /// It stands in `idle`.
     idle: bool,
+    /// What it was at when the alarm was set.
+    seen: Option<TaskId>,
+    /// Those of its tasks that it has ended, as far as is known; word of each is on its way.
+    ended: usize,
 }
 
 impl Worker {
     fn takes(&self, credit: usize) -> bool {
         self.here && self.life != Some(0) && self.queue.len() < credit
+    }
+
+    /// It has little to do: fewer tasks than that.
+    fn is_short_of(&self, few: usize) -> bool {
+        self.queue.len() < few + self.ended
+    }
+
+    /// It has been at the same task since the alarm was set, and others wait behind that.
+    fn is_stuck(&self) -> bool {
+        self.queue.len() > 1 && self.queue.front() == self.seen.as_ref()
     }
 }
 
@@ -73,6 +91,8 @@ pub(crate) struct Scheduler {
     idle: Vec<usize>,
     /// Workers with fewer tasks than their credit; served in turn.
     hungry: VecDeque<usize>,
+    /// The worker that got the last task.
+    last: usize,
     /// Tasks in the backlog and the queues.
     outstanding: usize,
     /// Tasks that lie behind another in a queue.
@@ -112,10 +132,24 @@ impl Scheduler {
     }
 
     /// A task to be run.
-    pub(crate) fn submit(&mut self, task: TaskId) {
+    pub(crate) fn submit(&mut self, task: TaskId, now: Instant) {
         self.outstanding += 1;
         self.backlog.push_back(task);
         self.deal();
+        self.help(now);
+    }
+
+    /// The worker that would get another short task, but for those that it has: it may have ended some
+    /// of them, and that is to be said with [`has_left`](Self::has_left).
+    pub(crate) fn doubted(&self) -> Option<usize> {
+        let (few, it) = (self.few(), &self.workers[self.last]);
+        (few > 0 && it.here && !it.is_short_of(few)).then_some(self.last)
+    }
+
+    /// So many of its tasks a worker has not ended, by its own account.
+    pub(crate) fn has_left(&mut self, worker: usize, left: usize) {
+        let it = &mut self.workers[worker];
+        it.ended = it.queue.len().saturating_sub(left);
     }
 
     /// A worker has come; it leaves of its own after `life` tasks.
@@ -191,6 +225,7 @@ impl Scheduler {
         let it = &mut self.workers[worker];
         it.here = false;
         let queue = std::mem::take(&mut it.queue);
+        it.ended = 0;
         self.behind -= queue.len().saturating_sub(1);
         for &task in queue.iter().rev() {
             if lost.contains(&task) {
@@ -207,7 +242,11 @@ impl Scheduler {
     pub(crate) fn wake(&mut self, now: Instant) {
         if self.alarm.is_some_and(|alarm| alarm <= now) {
             self.alarm = None;
-            self.revoke_for_the_idle();
+            if self.workers.iter().any(Worker::is_stuck) {
+                // They are not so short, those that are being run now.
+                self.pace = self.pace.max(Some(PATIENCE));
+                self.revoke_for_the_idle();
+            }
             self.help(now);
         }
     }
@@ -229,11 +268,19 @@ impl Scheduler {
         ((HORIZON.as_nanos() / pace.as_nanos()) as usize).clamp(2, MOST)
     }
 
+    /// So many short tasks are done before another worker is awake; none, if they are not short.
+    fn few(&self) -> usize {
+        let short = self.pace.filter(|&pace| pace < WORTH_REVOKING);
+        short.map_or(0, |pace| (WAKING.as_nanos() / pace.as_nanos().max(1)) as usize).min(MOST)
+    }
+
     fn remove(&mut self, worker: usize, task: TaskId) -> bool {
         let queue = &mut self.workers[worker].queue;
         let Some(at) = queue.iter().position(|&queued| queued == task) else { return false };
         queue.remove(at);
         self.behind -= usize::from(!queue.is_empty());
+        let it = &mut self.workers[worker];
+        it.ended = it.ended.saturating_sub(1);
         true
     }
 
@@ -263,6 +310,7 @@ impl Scheduler {
             it.life = it.life.map(|life| life - 1);
             self.behind += usize::from(!it.queue.is_empty());
             it.queue.push_back(task);
+            self.last = worker;
             if !std::mem::replace(&mut it.hungry, true) {
                 self.hungry.push_back(worker);
             }
@@ -270,8 +318,13 @@ impl Scheduler {
         }
     }
 
-    /// A worker that takes another task: an idle one before the others, those in turn.
+    /// A worker that takes another task: if it is a short one, the last that has little to do; else an
+    /// idle one before the others, those in turn.
     fn taker(&mut self) -> Option<usize> {
+        let (credit, last) = (self.credit(), &self.workers[self.last]);
+        if last.is_short_of(self.few()) && last.takes(credit) {
+            return Some(self.last);
+        }
         while let Some(worker) = self.idle.pop() {
             let it = &mut self.workers[worker];
             it.idle = false;
@@ -279,7 +332,6 @@ impl Scheduler {
                 return Some(worker);
             }
         }
-        let credit = self.credit();
         while let Some(worker) = self.hungry.pop_front() {
             let it = &mut self.workers[worker];
             it.hungry = false;
@@ -300,6 +352,7 @@ impl Scheduler {
         }
         if self.behind > 0 && self.alarm.is_none() {
             self.alarm = Some(now + PATIENCE);
+            self.workers.iter_mut().for_each(|it| it.seen = it.queue.front().copied());
         }
     }
 

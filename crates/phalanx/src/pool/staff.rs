@@ -126,6 +126,8 @@ pub(crate) struct Desk {
     codes: [u64; Code::SLOTS],
     /// The worker has written nonsense: nothing that it says counts any more.
     mute: bool,
+    /// How many ends of tasks it has told.
+    told: u64,
     /// Frames were pushed since the bell was rung last.
     unrung: bool,
     pub(crate) staff: Option<Staff>,
@@ -150,6 +152,7 @@ impl Desk {
             claims: (0..Seat::claims() as u16).rev().collect(),
             codes: [0; Code::SLOTS],
             mute: false,
+            told: 0,
             unrung: false,
             staff: None,
             lent: None,
@@ -305,6 +308,7 @@ impl Desk {
     /// The task has ended: its claim is free, unless the worker holds on to its slots.
     pub(crate) fn ended(&mut self, task: u64, slots: Option<Vec<Arc<Slot>>>) -> bool {
         let Some(at) = self.sent.iter().position(|sent| sent.task == task) else { return false };
+        self.told = self.told.wrapping_add(1);
         match slots.filter(|_| !self.seat.claim(self.sent[at].claim).is_let_go(task)) {
             Some(slots) => {
                 let sent = self.sent.remove(at).expect("a place that was just found");
@@ -373,6 +377,13 @@ impl Desk {
     /// How many tasks the worker has been sent and has not ended.
     pub(crate) fn sent(&self) -> usize {
         self.sent.len()
+    }
+
+    /// How many of these it has not ended, by its own account.
+    pub(crate) fn left(&self) -> usize {
+        let Account { returned, failed, .. } = self.account();
+        let untold = returned.wrapping_add(failed).wrapping_sub(self.told);
+        self.sent.len().saturating_sub(usize::try_from(untold).unwrap_or(usize::MAX))
     }
 
     /// What the worker says of its work.

@@ -186,7 +186,10 @@ impl State {
         let id = self.id(key);
         self.control.agree(id, &terms);
         self.watch.open_eyes();
-        self.scheduler.submit(id);
+        if let Some(worker) = self.scheduler.doubted() {
+            self.scheduler.has_left(worker, self.desks[worker].left());
+        }
+        self.scheduler.submit(id, Instant::now());
         id
     }
 

@@ -69,7 +69,7 @@ impl Simulation {
 
     fn submit(&mut self) {
         self.submitted += 1;
-        self.scheduler.submit(self.submitted);
+        self.scheduler.submit(self.submitted, self.now);
         self.obey();
     }
 
@@ -263,4 +263,56 @@ fn a_worker_is_sent_no_more_tasks_than_it_lives_for() {
     it.die(0, false);
     it.arrive(0, Some(3));
     assert_eq!(it.inboxes[0].len(), 3);
+}
+
+/// Two workers that have had nothing but short tasks, and have nothing now.
+fn used_to_short_tasks() -> Simulation {
+    let mut it = Simulation::new(2);
+    (0..2).for_each(|worker| it.arrive(worker, None));
+    for _ in 0..100 {
+        it.submit();
+        (0..2).for_each(|worker| it.finish(worker, Duration::from_micros(1)));
+    }
+    it
+}
+
+fn lengths(it: &Simulation) -> (usize, usize) {
+    let (a, b) = (it.inboxes[0].len(), it.inboxes[1].len());
+    (a.max(b), a.min(b))
+}
+
+#[test]
+fn no_worker_is_woken_for_short_tasks_that_another_will_have_done_by_then() {
+    let mut it = used_to_short_tasks();
+    (0..40).for_each(|_| it.submit());
+    assert_eq!(lengths(&it), (40, 0));
+    (0..20).for_each(|_| it.submit());
+    let (most, least) = lengths(&it);
+    assert_eq!(most + least, 60);
+    assert!(least > 0, "it has more to do than waking the other takes");
+}
+
+#[test]
+fn what_a_worker_has_ended_does_not_count_even_if_word_of_it_has_not_come() {
+    let mut it = used_to_short_tasks();
+    (0..50).for_each(|_| it.submit());
+    assert_eq!(lengths(&it), (50, 0));
+    let worker = it.scheduler.doubted().expect("it has much to do, as far as is known");
+    it.scheduler.has_left(worker, 3);
+    assert_eq!(it.scheduler.doubted(), None);
+    (0..40).for_each(|_| it.submit());
+    assert_eq!(lengths(&it), (90, 0));
+}
+
+#[test]
+fn long_tasks_after_short_ones_wait_behind_each_other_for_a_moment_only() {
+    let mut it = used_to_short_tasks();
+    (0..2).for_each(|_| it.submit());
+    assert_eq!(lengths(&it), (2, 0), "they are taken for short ones");
+    it.now = it.scheduler.alarm().expect("somebody must look");
+    it.scheduler.wake(it.now);
+    it.obey();
+    assert_eq!(lengths(&it), (1, 1));
+    (0..2).for_each(|_| it.submit());
+    assert_eq!(lengths(&it), (2, 2), "it is known now that they are long");
 }

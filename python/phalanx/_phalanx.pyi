@@ -440,14 +440,11 @@ class Request:
     def close(self) -> None:
         """Close the descriptors that were not taken."""
 
-#: The pool that a call belongs to; and, if it has callbacks, a number for it and the two of them.
+# A number for a call, its callback and its error callback.
+_Callbacks: TypeAlias = tuple[int, object, object]
 # Timeout, start timeout, retries and back-off of a call; seconds.
 _Asked: TypeAlias = tuple[float | None, float | None, int | None, float | None, bool | None]
 _Bounds: TypeAlias = tuple[int | None, int | None, float | None, int | None, float]
-_Extras: TypeAlias = tuple[
-    object,
-    tuple[int, Callable[[Any], object] | None, Callable[[BaseException], object] | None] | None,
-]
 
 @final
 class StartOrder:
@@ -745,8 +742,9 @@ class Pool:
         function: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        extras: _Extras,
-        asked: _Asked,
+        pool: object,
+        asked: _Asked | None = None,
+        callbacks: _Callbacks | None = None,
     ) -> AsyncResult:
         """Submit one call."""
 
@@ -755,8 +753,9 @@ class Pool:
         function: Callable[..., Any],
         items: Any,
         chunk: int | None,
-        extras: _Extras,
-        asked: _Asked,
+        pool: object,
+        asked: _Asked | None = None,
+        callbacks: _Callbacks | None = None,
         *,
         star: bool,
         wait: bool,
@@ -769,7 +768,7 @@ class Pool:
         input: Any,
         chunk: int,
         pool: object,
-        asked: _Asked,
+        asked: _Asked | None = None,
         *,
         prompt: bool,
         sized: bool,

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     Asked: TypeAlias = tuple[float | None, float | None, int | None, float | None, bool | None]
     Bounds: TypeAlias = tuple[int | None, int | None, float | None, int | None, float]
+    Callbacks: TypeAlias = tuple[int, object, object]
     Kinds: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
     MemoryLimit: TypeAlias = int | tuple[int | None, int | None]
 

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from phalanx._terms import Asked, Kinds, MemoryLimit, Terms
+    from phalanx._terms import Asked, Callbacks, Kinds, MemoryLimit, Terms
     from phalanx.stats import WorkerStats
 
 __all__ = ["Pool", "ThreadPool"]
@@ -274,8 +274,7 @@ class Pool(_standard.Pool):
 
         One of the callbacks is called, in a thread of the pool, before the result is ready.
         """
-        asked = asked_of(**terms)
-        func = self._worth_retrying(func, terms)
+        func, asked = self._agreed(func, terms)
         if type(args) is not tuple:
             args = tuple(args)
         if type(kwds) is not dict:
@@ -283,10 +282,10 @@ class Pool(_standard.Pool):
         if self._way is not None:
             func, args, kwds = _pickling.Call(func), (self._way.pack(func, args, kwds),), {}
         if callback is None and error_callback is None:
-            return self._engine.apply(func, args, kwds, (self, None), asked)
-        extras, token = self._expecting(callback, error_callback)
-        result = self._engine.apply(func, args, kwds, extras, asked)
-        return self._announced(token, result)
+            return self._engine.apply(func, args, kwds, self, asked)
+        calls = self._expecting(callback, error_callback)
+        result = self._engine.apply(func, args, kwds, self, asked, calls)
+        return self._announced(calls, result)
 
     def map(
         self,
@@ -503,12 +502,12 @@ class Pool(_standard.Pool):
         if self._state != RUN:
             raise ValueError("Pool not running")
 
-    def _expecting(self, callback: object, error_callback: object) -> tuple[Any, int]:
+    def _expecting(self, callback: object, error_callback: object) -> Callbacks:
         self._tokens += 1
-        return (self, (self._tokens, callback, error_callback)), self._tokens
+        return self._tokens, callback, error_callback
 
-    def _announced(self, token: int, result: AsyncResult) -> AsyncResult:
-        self._waiting[token] = result
+    def _announced(self, calls: Callbacks, result: AsyncResult) -> AsyncResult:
+        self._waiting[calls[0]] = result
         result.announce()
         return result
 
@@ -524,10 +523,10 @@ class Pool(_standard.Pool):
     ) -> AsyncResult:
         func, items, star, chunk, asked = self._cut(func, iterable, chunksize, star, terms)
         if callback is None and error_callback is None:
-            return self._engine.map(func, items, chunk, (self, None), asked, star=star, wait=False)
-        extras, token = self._expecting(callback, error_callback)
-        result = self._engine.map(func, items, chunk, extras, asked, star=star, wait=False)
-        return self._announced(token, result)
+            return self._engine.map(func, items, chunk, self, asked, star=star, wait=False)
+        calls = self._expecting(callback, error_callback)
+        result = self._engine.map(func, items, chunk, self, asked, calls, star=star, wait=False)
+        return self._announced(calls, result)
 
     def _map(
         self,
@@ -538,7 +537,7 @@ class Pool(_standard.Pool):
         terms: Terms,
     ) -> list[Any]:
         func, items, star, chunk, asked = self._cut(func, iterable, chunksize, star, terms)
-        result = self._engine.map(func, items, chunk, (self, None), asked, star=star, wait=True)
+        result = self._engine.map(func, items, chunk, self, asked, star=star, wait=True)
         return result.get()  # type: ignore[no-any-return]
 
     def _cut(
@@ -548,13 +547,12 @@ class Pool(_standard.Pool):
         chunksize: int | None,
         star: bool,
         terms: Terms,
-    ) -> tuple[Callable[..., Any], Any, bool, int | None, Asked]:
-        asked = asked_of(**terms)
+    ) -> tuple[Callable[..., Any], Any, bool, int | None, Asked | None]:
         if chunksize is None and (self._has("timeout", terms) or self._has("retry_on", terms)):
             chunksize = 1  # so that one item is ended, or tried again, and not those beside it
         items: Any = _sliceable(iterable)
         chunk = _chunk(chunksize)
-        func = self._worth_retrying(func, terms)
+        func, asked = self._agreed(func, terms)
         if self._way is not None:
             pack = self._way.pack
             items = [pack(func, row if star else (row,)) for row in items]
@@ -565,16 +563,23 @@ class Pool(_standard.Pool):
         asked = terms.get(name) if terms else None
         return self._terms[name] if asked is None else asked
 
-    def _worth_retrying(self, func: Callable[..., Any], terms: Terms) -> Callable[..., Any]:
-        """``func``, so that its worker knows which exceptions are reason for another try."""
+    def _agreed(
+        self, func: Callable[..., Any], terms: Terms
+    ) -> tuple[Callable[..., Any], Asked | None]:
+        """``func``, so that its worker knows which exceptions are reason for another try; and what
+        the call asks for, if that is anything.
+        """
+        if not terms and not self._terms["retry_on"]:
+            return func, None
+        asked = asked_of(**terms)
         kinds = self._has("retry_on", terms)
         if not kinds or not callable(func):
-            return func
+            return func, asked
         if not self._has("retries", terms):
             if not terms.get("retry_on"):
-                return func
+                return func, asked
             raise ValueError("retry_on is for tasks with retries, and there are none: say retries=")
-        return _carry.Retrying(func, kinds)
+        return _carry.Retrying(func, kinds), asked
 
     def _imap(
         self,
@@ -589,7 +594,7 @@ class Pool(_standard.Pool):
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
         if buffersize is not None and buffersize < 1:
             raise ValueError(f"buffersize must be 1 or more, not {buffersize}")
-        func = self._worth_retrying(func, terms)
+        func, asked = self._agreed(func, terms)
         prompt, sized = type(iterable) in _PROMPT, hasattr(iterable, "__len__")
         if self._way is not None:
             prompt = False
@@ -600,7 +605,7 @@ class Pool(_standard.Pool):
             iterable,
             chunksize,
             self,
-            asked_of(**terms),
+            asked,
             prompt=prompt,
             sized=sized,
             buffer=buffersize,

@@ -38,9 +38,12 @@ struct Callbacks {
     changed: Condvar,
 }
 
-/// What belongs to a call, apart from the function and its arguments: the pool, and the token,
-/// the callback and the error callback if there are any.
-pub type Extras = (Py<PyAny>, Option<(u64, Option<Py<PyAny>>, Option<Py<PyAny>>)>);
+/// What a call's end is announced by: a token, the callback and the error callback if there are any.
+pub type Announced = (u64, Option<Py<PyAny>>, Option<Py<PyAny>>);
+
+/// What belongs to a call, apart from the function and its arguments: the pool, and how to announce
+/// its end.
+pub type Extras = (Py<PyAny>, Option<Announced>);
 
 /// Bytes of arguments that `map` sends ahead of the results.
 const AHEAD: usize = 256 << 20;

@@ -13,6 +13,7 @@ mod handle;
 mod line;
 mod outcome;
 mod pickle;
+mod plain;
 mod pool;
 mod process;
 mod queue;

@@ -7,13 +7,13 @@ use std::mem::take;
 use std::sync::{Mutex, PoisonError};
 
 use phalanx::pool::{Buffer, LARGE, Parcel, Store};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{IntoPyDict, PyBytes, PyDict, PyList};
 
 use crate::buffer::{Held, Part, Piece, Snapshot, fill};
 use crate::errors::raise;
+use crate::plain;
 use crate::repeats::Repeats;
 
 /// What a pickler writes to: a stream, and what stays outside of it.
@@ -136,6 +136,9 @@ impl Loose {
 struct Kept {
     sink: Py<Sink>,
     pickler: Py<PyAny>,
+    /// Its methods.
+    dump: Py<PyAny>,
+    clear_memo: Py<PyAny>,
     /// How many reducers the pickler's table was made from.
     reducers: (usize, usize),
 }
@@ -176,24 +179,25 @@ impl Kept {
         let sink = Py::new(py, Sink(Mutex::default()))?;
         let (imports, callback) = (true, &sink);
         let args = (&sink, PROTOCOL, imports, callback);
-        let pickler = names(py)?.pickler.bind(py).call1(args)?.unbind();
-        Ok(Self { sink, pickler, reducers: (usize::MAX, 0) })
+        let pickler = names(py)?.pickler.bind(py).call1(args)?;
+        let (dump, clear_memo) = (pickler.getattr("dump")?, pickler.getattr("clear_memo")?);
+        let (dump, clear_memo) = (dump.unbind(), clear_memo.unbind());
+        Ok(Self { sink, pickler: pickler.unbind(), dump, clear_memo, reducers: (usize::MAX, 0) })
     }
 
     fn dump(&mut self, py: Python<'_>, object: &Bound<'_, PyAny>, whole: bool) -> PyResult<Loose> {
         let Names { extra, copyreg, .. } = names(py)?;
         let (extra, copyreg) = (extra.bind(py), copyreg.bind(py));
-        let pickler = self.pickler.bind(py);
         let reducers = (extra.len(), copyreg.len());
         if self.reducers != reducers {
             let table = copyreg.copy()?;
             table.update(extra.as_mapping())?;
-            pickler.setattr("dispatch_table", table)?;
+            self.pickler.bind(py).setattr("dispatch_table", table)?;
             self.reducers = reducers;
         }
         self.sink.get().written().whole = whole;
-        pickler.call_method1(intern!(py, "dump"), (object,))?;
-        pickler.call_method0(intern!(py, "clear_memo"))?;
+        self.dump.bind(py).call1((object,))?;
+        self.clear_memo.bind(py).call0()?;
         let mut written = self.sink.get().written();
         let (large, buffers) = (take(&mut written.large), take(&mut written.buffers));
         if written.stream.capacity() > KEEP {
@@ -220,6 +224,9 @@ pub fn dumps_loose(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Loose>
 }
 
 fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, whole: bool) -> PyResult<Loose> {
+    if let Some(stream) = plain::write(object) {
+        return Ok(Loose::plain(stream));
+    }
     let kept = idle().pop();
     let mut kept = match kept {
         Some(kept) => kept,
@@ -233,7 +240,10 @@ fn dump(py: Python<'_>, object: &Bound<'_, PyAny>, whole: bool) -> PyResult<Loos
 
 /// The object of a pickle.
 pub fn loads<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyAny>> {
-    load(py, &PyBytes::new(py, bytes))
+    match plain::read(py, bytes) {
+        Some(value) => Ok(value),
+        None => load(py, &PyBytes::new(py, bytes)),
+    }
 }
 
 /// The object of a pickle that Python has as an object.

@@ -12,7 +12,7 @@ use crate::buffer::{Piece, Snapshot};
 use crate::errors::raise;
 use crate::function::{Function, Functions, shape};
 use crate::futures::Futures;
-use crate::handle::{Cut, Extras, Handle};
+use crate::handle::{Announced, Cut, Handle};
 use crate::pickle::dumps_loose;
 use crate::process::Child;
 use crate::stream::{Feeder, Manner, Stream};
@@ -91,9 +91,10 @@ impl Pool {
         &self,
         py: Python<'_>,
         function: &Bound<'_, PyAny>,
-        asked: Asked,
+        asked: Option<Asked>,
     ) -> PyResult<Function> {
-        self.functions.get(py, function, terms(self.core.terms(), asked)?)
+        let own = self.core.terms();
+        self.functions.get(py, function, asked.map_or(Ok(own), |asked| terms(own, asked))?)
     }
 }
 
@@ -165,16 +166,20 @@ impl Pool {
         }))
     }
 
+    #[pyo3(signature = (function, args, kwargs, pool, asked=None, callbacks=None))]
+    #[allow(clippy::too_many_arguments)] // what Python's apply_async has
     fn apply(
         &self,
         py: Python<'_>,
         function: &Bound<'_, PyAny>,
         args: &Bound<'_, PyTuple>,
         kwargs: &Bound<'_, PyDict>,
-        extras: Extras,
-        asked: Asked,
+        pool: Py<PyAny>,
+        asked: Option<Asked>,
+        callbacks: Option<Announced>,
     ) -> PyResult<Handle> {
         let function = self.function(py, function, asked)?;
+        let extras = (pool, callbacks);
         if kwargs.is_empty() {
             return Handle::apply(py, self.core.clone(), function, shape::ARGS, args, extras);
         }
@@ -182,7 +187,7 @@ impl Pool {
         Handle::apply(py, self.core.clone(), function, shape::CALL, &both, extras)
     }
 
-    #[pyo3(signature = (function, items, chunk, extras, asked, *, star, wait))]
+    #[pyo3(signature = (function, items, chunk, pool, asked=None, callbacks=None, *, star, wait))]
     #[allow(clippy::too_many_arguments)] // what Python's map_async has
     fn map(
         &self,
@@ -190,16 +195,18 @@ impl Pool {
         function: &Bound<'_, PyAny>,
         items: &Bound<'_, PyAny>,
         chunk: Option<usize>,
-        extras: Extras,
-        asked: Asked,
+        pool: Py<PyAny>,
+        asked: Option<Asked>,
+        callbacks: Option<Announced>,
         star: bool,
         wait: bool,
     ) -> PyResult<Handle> {
         let function = self.function(py, function, asked)?;
-        Handle::map(py, self.core.clone(), function, items, Cut { chunk, star, wait }, extras)
+        let cut = Cut { chunk, star, wait };
+        Handle::map(py, self.core.clone(), function, items, cut, (pool, callbacks))
     }
 
-    #[pyo3(signature = (function, input, chunk, pool, asked, *, prompt, sized, buffer, ordered))]
+    #[pyo3(signature = (function, input, chunk, pool, asked=None, *, prompt, sized, buffer, ordered))]
     #[allow(clippy::too_many_arguments)] // what Python's imap has
     fn imap(
         &self,
@@ -208,7 +215,7 @@ impl Pool {
         input: &Bound<'_, PyAny>,
         chunk: usize,
         pool: Py<PyAny>,
-        asked: Asked,
+        asked: Option<Asked>,
         prompt: bool,
         sized: bool,
         buffer: Option<usize>,

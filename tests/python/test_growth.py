@@ -2,9 +2,12 @@
 
 import contextlib
 import gc
+import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import phalanx
 import pytest
@@ -81,3 +84,98 @@ def test_queues_keep_nothing():
     assert grown(exchange) < FEW
     queue.close()
     queue.join_thread()
+
+
+RESIDENT = """\
+import gc, os, sys, time
+import phalanx
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+def falls_to(most, measure=resident, seconds=30):
+    deadline = time.monotonic() + seconds
+    while measure() > most and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return measure() <= most
+
+if __name__ == "__main__":
+    ctx = phalanx.get_context(sys.argv[1])
+    MIB = 1 << 20
+"""
+
+
+def run_by_itself(tmp_path: Path, method: str, body: str) -> None:
+    script = tmp_path / "program.py"
+    script.write_text(RESIDENT + textwrap.indent(textwrap.dedent(body), "    "))
+    done = subprocess.run(
+        [sys.executable, script, method], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+
+
+def test_tasks_that_wait_take_little_memory_and_give_it_back(tmp_path):
+    run_by_itself(
+        tmp_path,
+        "forkserver",
+        """
+        COUNT = 200_000
+        with ctx.Pool(1) as pool:
+            pool.apply(abs, (1,))
+            long = pool.apply_async(time.sleep, (600,))
+            before = resident()
+            results = [pool.apply_async(abs, (n,)) for n in range(COUNT)]
+            each = (resident() - before) / COUNT - sys.getsizeof(results[0])
+            assert each < 400, f"{each} bytes a task"
+            long.cancel()
+            assert [result.get() for result in results] == list(range(COUNT))
+            del results
+            gc.collect()
+            assert falls_to(before + 10 * MIB), (resident() - before) / MIB
+        """,
+    )
+
+
+def test_an_input_without_an_end_takes_no_memory(tmp_path):
+    run_by_itself(
+        tmp_path,
+        "forkserver",
+        """
+        with ctx.Pool(2) as pool:
+            assert sum(pool.imap_unordered(abs, iter(range(10_000)))) > 0
+            before, most = resident(), 0
+            for n, _ in enumerate(pool.imap_unordered(abs, (n for n in range(1_000_000)))):
+                if n % 10_000 == 0:
+                    most = max(most, resident())
+            assert n == 999_999
+            assert most < before + 64 * MIB, (most - before) / MIB
+        """,
+    )
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_pools_that_come_and_go_leave_nothing(tmp_path, method):
+    run_by_itself(
+        tmp_path,
+        method,
+        """
+        def life():
+            with ctx.Pool(1) as pool:
+                assert pool.apply(abs, (-1,)) == 1
+                pool.close()
+                pool.join()
+
+        for _ in range(20):
+            life()
+        before, open_before = resident(), descriptors()
+        for _ in range(200):
+            life()
+        # The last pool's thread may be on its way out.
+        assert falls_to(open_before, descriptors), descriptors()
+        assert falls_to(before + 4 * MIB), (resident() - before) / MIB
+        """,
+    )

@@ -39,7 +39,7 @@ use crate::sys::{monotonic, trace_signal};
 const CRASHES: [i32; 5] = [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
 
 /// What is agreed upon for a task.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// How long it may run, from the moment a worker begins it.
     pub timeout: Option<Duration>,
@@ -365,7 +365,7 @@ impl State {
         now: Instant,
     ) -> bool {
         let Some(entry) = self.entry_mut(task) else { return false };
-        let Some(terms) = &mut entry.task.terms else { return false };
+        let Some(terms) = entry.terms.as_deref_mut() else { return false };
         let Some(left) = terms.retries.checked_sub(1) else { return false };
         if died.is_none() && !terms.retry_failed {
             return false;

@@ -29,7 +29,7 @@ struct Inner {
     /// How many there will be, once that is known.
     total: Option<u64>,
     /// The first task that a death lost or the end of the pool broke.
-    lost: Option<Outcome>,
+    lost: Option<Box<Outcome>>,
     /// Threads in `sleep`.
     sleepers: u32,
     waker: Option<Waker>,
@@ -185,7 +185,7 @@ impl Group {
     /// The first outcome that is not the task's own doing: a worker's death or the pool's end.
     #[must_use]
     pub fn lost(&self) -> Option<Outcome> {
-        self.lock().lost.clone()
+        self.lock().lost.as_deref().cloned()
     }
 
     /// How many outcomes have arrived, and the time that their tasks took, added up.
@@ -199,12 +199,15 @@ impl Group {
         let mut inner = self.lock();
         inner.spent += took;
         if inner.lost.is_none() && matches!(outcome, Outcome::Lost(_) | Outcome::Broken(_)) {
-            inner.lost = Some(outcome.clone());
+            inner.lost = Some(Box::new(outcome.clone()));
         }
         match &mut inner.arrivals {
             Arrivals::InOrder { first, slots } => {
                 let at = (index - *first) as usize;
                 if slots.len() <= at {
+                    if slots.capacity() == 0 {
+                        slots.reserve_exact(at + 1); // it may be the only one
+                    }
                     slots.resize(at + 1, None);
                 }
                 slots[at] = Some(outcome);

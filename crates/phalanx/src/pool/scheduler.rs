@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// About what it takes until a worker that slept has begun something.
 const WAKING: Duration = Duration::from_micros(50);
 
+/// Memory for a longer backlog than this goes back when there is none.
+const ROOMY: usize = 4096;
+
 /// What the scheduler asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
@@ -171,6 +174,9 @@ impl Scheduler {
             return;
         }
         self.outstanding -= 1;
+        if self.outstanding == 0 {
+            self.backlog.shrink_to(ROOMY);
+        }
         self.pace = Some(self.pace.map_or(took, |pace| (pace * 7 + took) / 8));
         self.rest(worker, now);
     }

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::shm::{Control, Region, Sleeper};
 use crate::sync::fault;
 use crate::sys::futex::Woken;
-use crate::sys::{Event, fork};
+use crate::sys::{Event, fork, trim};
 
 /// When outcomes come thick and fast and nobody waits for them, the engine thread looks again
 /// after this instead of being woken for each.
@@ -163,8 +163,12 @@ impl Shared {
         // What is set here holds until the next visit, which is promised by what is returned.
         state.expected = soon.is_some();
         let tidying = state.is_tidying_due(now);
+        let flooded = tidying && std::mem::take(&mut state.flooded);
         let look = if state.driven || soon.is_some() { None } else { state.linger() };
         let (mut alarm, _) = self.release(state);
+        if flooded {
+            trim();
+        }
         if tidying && self.store.trim() {
             let Ok(mut state) = self.lock() else { return None };
             state.tidy_again();

@@ -17,9 +17,10 @@ use super::limits::{Limits, Watch};
 use super::parcel::Packed;
 use super::scheduler::{Command, Scheduler};
 use super::staff::{Desk, Freight, Mail, Staff};
-use super::task::{Outcome, Task, to_owner};
+use super::task::{Code, Outcome, Task, to_owner};
 use super::vacancies::Vacancies;
 use super::worker::LINGER;
+use crate::channel::Tickets;
 use crate::error::{Error, Result, WorkerDied, is_shortage};
 use crate::process::Exit;
 use crate::shm::{Order, Region, heirs};
@@ -29,6 +30,11 @@ use crate::sync::fault;
 const STILLBORN: u32 = 3;
 /// ... or after so many, if it has had one that was ready: then something from outside kills them.
 const BESET: u32 = 20;
+
+/// Memory for more tasks than this goes back when there are none.
+const ROOMY: usize = 4096;
+/// After more tasks than this at a time, the allocator is asked to give back what it keeps.
+const FLOOD: usize = 1 << 16;
 
 #[derive(Debug)]
 pub(super) struct State {
@@ -71,8 +77,10 @@ pub(super) struct State {
     pub(super) expected: bool,
     /// Threads that wait while another one drives.
     pub(super) bystanders: usize,
-    /// When to look whether memory can be given back that large pieces needed.
+    /// When to look whether memory can be given back that large pieces, or many tasks, needed.
     tidy: Option<Instant>,
+    /// There were many tasks since that was done last.
+    pub(super) flooded: bool,
     /// The number of the span that was given to a worker last.
     span: u32,
 }
@@ -94,12 +102,22 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Entry {
     serial: u64,
-    pub(super) task: Task,
+    code: Option<Arc<Code>>,
+    shape: u8,
     packed: Packed,
     group: Arc<Group>,
     index: u64,
+    /// `None`: nothing is agreed upon.
+    pub(super) terms: Option<Box<Terms>>,
+    _tickets: Tickets,
     /// The deaths of workers that ran it.
     pub(super) deaths: Vec<WorkerDied>,
+}
+
+impl Entry {
+    fn terms(&self) -> Terms {
+        self.terms.as_deref().copied().unwrap_or_default()
+    }
 }
 
 impl State {
@@ -130,6 +148,7 @@ impl State {
             expected: false,
             bystanders: 0,
             tidy: None,
+            flooded: false,
             span: 0,
         }
     }
@@ -143,7 +162,7 @@ impl State {
     }
 
     fn freight(tasks: &Slab<Entry>, id: u64) -> Option<Freight<'_>> {
-        let Entry { task: Task { code, shape, .. }, packed, .. } = Self::entry(tasks, id)?;
+        let Entry { code, shape, packed, .. } = Self::entry(tasks, id)?;
         let (payload, pieces) = (&packed.bytes[..], packed.slots.is_some());
         Some(Freight { code: code.as_ref(), shape: *shape, payload, pieces })
     }
@@ -154,7 +173,7 @@ impl State {
     }
 
     pub(super) fn terms(&self, id: u64) -> Option<Terms> {
-        Self::entry(&self.tasks, id)?.task.terms
+        Self::entry(&self.tasks, id).map(Entry::terms)
     }
 
     /// The tasks of a group, or all.
@@ -179,10 +198,19 @@ impl State {
     ) -> u64 {
         // 28 bits: ids keep two bits free for a claim's state, and wrap after 2^28 reuses.
         self.serial = (self.serial + 1) & 0x0fff_ffff;
-        let (serial, group, deaths) = (self.serial, group.clone(), Vec::new());
-        let entry = Entry { serial, task, packed, group, index, deaths };
-        let terms = entry.task.terms.unwrap_or_default();
-        let key = self.tasks.insert(entry);
+        let Task { code, shape, terms, tickets: _tickets, .. } = task;
+        let terms = terms.unwrap_or_default();
+        let key = self.tasks.insert(Entry {
+            serial: self.serial,
+            code,
+            shape,
+            packed,
+            group: group.clone(),
+            index,
+            terms: (terms != Terms::default()).then(|| Box::new(terms)),
+            _tickets,
+            deaths: Vec::new(),
+        });
         let id = self.id(key);
         self.control.agree(id, &terms);
         self.watch.open_eyes();
@@ -227,8 +255,12 @@ impl State {
     pub(super) fn forget(&mut self, task: u64) -> Option<Entry> {
         Self::entry(&self.tasks, task)?;
         let entry = self.tasks.remove((task & 0xffff_ffff) as usize);
-        self.control.forget(task, &entry.task.terms.unwrap_or_default());
-        if entry.packed.slots.is_some() {
+        if self.tasks.is_empty() && self.tasks.capacity() > ROOMY {
+            self.flooded |= self.tasks.capacity() > FLOOD;
+            self.tasks.shrink_to_fit();
+        }
+        self.control.forget(task, &entry.terms());
+        if entry.packed.slots.is_some() || self.flooded {
             self.tidy_later();
         }
         Some(entry)

@@ -208,12 +208,13 @@ def main() -> int:
         "figures": {},
         "goals": [],
         "rust": {},
+        "scheduler": [],
     }
     if args.again:
         earlier = json.loads(args.out.read_text())
         results = earlier | {"again": [*earlier.get("again", []), results["command"]]}
     if args.rust:
-        results["rust"] = rust.figures()
+        results["rust"], results["scheduler"] = rust.figures(), rust.scheduler()
     failed = False
     for name in args.only.split(",") if args.only else CASES:
         case = CASES[name]

@@ -56,11 +56,13 @@ def shown(value: float) -> str:
 
 
 def panel(measure: str, entry: dict[str, Any], top: float) -> tuple[list[str], float]:
-    """The bars of one measure, the best first, and where they end."""
+    """The bars of one measure, the best first unless they have an order, and where they end."""
     rounds = {name: [v for v in got if v is not None] for name, got in entry["libraries"].items()}
     rounds = {name: got for name, got in rounds.items() if got}
     more = entry["unit"].endswith("/s")
-    order = sorted(rounds, key=lambda name: statistics.median(rounds[name]), reverse=more)
+    order = list(rounds)
+    if not entry.get("in_order"):
+        order.sort(key=lambda name: statistics.median(rounds[name]), reverse=more)
     highest = [max(got) for got in rounds.values()]
     # One that is far behind shall not make all others look alike.
     most = max(highest) if more else min(max(highest), 4 * statistics.median(highest))
@@ -73,7 +75,7 @@ def panel(measure: str, entry: dict[str, Any], top: float) -> tuple[list[str], f
     y = top + 10
     for name in order:
         middle, low, high = statistics.median(rounds[name]), min(rounds[name]), max(rounds[name])
-        colour = OURS if name.startswith("phalanx") else THEIRS
+        colour = OURS if entry.get("in_order") or name.startswith("phalanx") else THEIRS
         cut = "" if middle <= most else " (cut)"
         middle, low, high = (min(value, most) for value in (middle, low, high))
         end, line = LEFT + high * scale, y + BAR / 2
@@ -89,12 +91,23 @@ def panel(measure: str, entry: dict[str, Any], top: float) -> tuple[list[str], f
     return parts, y
 
 
-def chart(measures: tuple[str, ...], results: dict[str, Any]) -> str:
+def scheduler(results: dict[str, Any]) -> dict[str, Any]:
+    """The simulation's figures, as those of a case."""
+    runs = {f"{run['workers']:,} workers": run for run in results["scheduler"]}
+    speed = {name: [run["decisions"] / run["seconds"]] for name, run in runs.items()}
+    balance = {name: [run["end"] / run["ideal"]] for name, run in runs.items()}
+    return {
+        "decisions": {"unit": "decisions/s", "libraries": speed, "in_order": True},
+        "last end": {"unit": "x ideal", "libraries": balance, "in_order": True},
+    }
+
+
+def chart(figures: dict[str, Any], results: dict[str, Any]) -> str:
     """One SVG with a panel for each measure."""
     parts: list[str] = []
     y = 18.0
-    for measure in measures:
-        drawn, y = panel(measure, results["figures"][measure], y)
+    for measure, entry in figures.items():
+        drawn, y = panel(measure, entry, y)
         parts += drawn
         y += GAP - ROW
     machine = results["machine"]
@@ -113,7 +126,9 @@ def main() -> None:
     charts = ROOT / "docs" / "charts"
     charts.mkdir(exist_ok=True)
     for name, measures in CHARTS.items():
-        (charts / f"{name}.svg").write_text(chart(measures, results))
+        figures = {measure: results["figures"][measure] for measure in measures}
+        (charts / f"{name}.svg").write_text(chart(figures, results))
+    (charts / "scheduler.svg").write_text(chart(scheduler(results), results))
 
 
 if __name__ == "__main__":

@@ -124,6 +124,15 @@ def rust(results: Results, which: str) -> Iterator[str]:
             yield row(name.removeprefix("floor, "), said(bench), " - ".join(ends))
 
 
+def scheduler(results: Results) -> Iterator[str]:
+    """The scheduler alone, by the number of simulated workers."""
+    yield row("workers", "tasks", "decisions/s", "last end, x ideal")
+    yield "|---:|---:|---:|---:|"
+    for run in results["scheduler"]:
+        speed, balance = run["decisions"] / run["seconds"], run["end"] / run["ideal"]
+        yield row(f"{run['workers']:,}", f"{run['tasks']:,}", shown(speed), f"{balance:.4f}")
+
+
 def peers(results: Results) -> Iterator[str]:
     """Every measure with every library."""
     yield row("", "median of the rounds (least - greatest)", "others' load, at most")
@@ -160,6 +169,7 @@ TABLES: dict[str, Callable[..., Iterator[str]]] = {
     "goals": goals,
     "rust-goals": rust_goals,
     "rust": rust,
+    "scheduler": scheduler,
     "peers": peers,
     "machine": machine,
 }

@@ -1,4 +1,4 @@
-"""The Rust benches: runs them, and reads what criterion has written down."""
+"""What is measured in Rust: the benches, as criterion writes them down, and the scheduler alone."""
 
 import json
 import os
@@ -33,3 +33,15 @@ def figures() -> dict[str, dict[str, float]]:
             **{unit.lower(): float(number) for unit, number in moved.items()},
         }
     return found
+
+
+def scheduler() -> list[dict[str, float]]:
+    """For each number of simulated workers, what it took to deal ten million tasks out to them.
+
+    ``decisions`` were made in ``seconds``. The last task ended at ``end`` of the simulated clock,
+    and at ``ideal``, in seconds, it would have if no worker had ever waited.
+    """
+    command = ["cargo", "test", "--release", "--quiet", "--package", "phalanx", "--lib"]
+    command += ["scheduler::simulation", "--", "--ignored", "--nocapture"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

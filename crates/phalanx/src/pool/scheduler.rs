@@ -394,4 +394,6 @@ impl Scheduler {
 }
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod tests;

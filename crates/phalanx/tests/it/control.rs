@@ -69,7 +69,9 @@ fn a_task_whose_time_is_over_is_ended_alone() -> Result<()> {
     let error = stuck.wait().unwrap_err();
     assert!(error.is_timeout() && start.elapsed() >= LIMIT && start.elapsed() < SOON, "{error}");
     let ended = error.ended().unwrap();
-    assert_eq!((ended.limit, ended.exit.unwrap().signal_name()), (Some(LIMIT), Some("SIGTERM")));
+    assert_eq!(ended.limit, Some(LIMIT));
+    // There is no grace between the two, so the second may come before the first has worked.
+    assert!(matches!(ended.exit.unwrap().signal_name(), Some("SIGTERM" | "SIGKILL")));
     let others: Result<Vec<_>> = others.into_iter().map(|other| other.wait()).collect();
     assert_eq!(others?, (1..=50).collect::<Vec<_>>());
     let patient = Terms { timeout: None, ..pool.terms() };

@@ -4,6 +4,7 @@ use std::thread;
 use std::time::Duration;
 
 use phalanx::Process;
+use phalanx::sync::Event;
 
 use crate::alone::{Beginnings, PATIENCE, alone, begin, eventually, hang};
 
@@ -72,8 +73,13 @@ fn a_process_can_be_waited_for_in_time_and_killed() {
 #[test]
 fn a_dropped_process_runs_on_and_is_reaped_by_the_next() {
     alone(|| {
-        let beginnings = Beginnings::new();
-        drop(Process::spawn(|name: String| begin(&name), beginnings.name.clone()).unwrap());
+        let (beginnings, dropped) = (Beginnings::new(), Event::new().unwrap());
+        let body = |(name, dropped): (String, Event)| {
+            dropped.wait();
+            begin(&name);
+        };
+        drop(Process::spawn(body, (beginnings.name.clone(), dropped.clone())).unwrap());
+        dropped.set();
         // Not before it has ended, so that there is something to reap.
         let stat = format!("/proc/{}/stat", beginnings.wait());
         let is_over = || std::fs::read_to_string(&stat).unwrap().contains(") Z ");

@@ -213,6 +213,7 @@ pub(crate) fn monotonic() -> std::time::Duration {
 
 /// Nothing to give back: no worker runs.
 pub(crate) fn trim() {}
+pub(crate) fn advise_huge(_room: &mut [std::mem::MaybeUninit<u8>]) {}
 
 /// A descriptor that somebody took for an event; there is none that rings.
 #[derive(Debug)]

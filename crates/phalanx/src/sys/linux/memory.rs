@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 
@@ -24,18 +25,24 @@ pub(super) fn create(name: &str, flags: MemfdFlags) -> io::Result<OwnedFd> {
 /// A huge page. Other sizes than that of x86-64 and aarch64 cost speed only.
 const HUGE: usize = 2 << 20;
 
-/// An empty vector with room for `len` bytes, on huge pages if it is large: to clear and map small
-/// ones, one by one, takes several times as long as to fill them.
+/// Asks for huge pages for memory of ours that was not touched yet, if it is large: to clear and map
+/// small ones, one by one, takes several times as long as to fill them.
+pub(crate) fn advise_huge(room: &mut [MaybeUninit<u8>]) {
+    let first = room.as_mut_ptr();
+    let start = first.addr().next_multiple_of(HUGE);
+    let end = (first.addr() + room.len()) / HUGE * HUGE;
+    if end > start + HUGE {
+        let place = first.with_addr(start).cast();
+        // SAFETY: a hint for whole pages inside of memory of ours, which changes no byte.
+        let _ = unsafe { madvise(place, end - start, Advice::LinuxHugepage) };
+    }
+}
+
+/// An empty vector with room for `len` bytes, on huge pages if it is large.
 fn roomy(len: usize) -> io::Result<Vec<u8>> {
     let mut room = Vec::<u8>::new();
     room.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let start = room.as_mut_ptr().addr().next_multiple_of(HUGE);
-    let end = (room.as_mut_ptr().addr() + len) / HUGE * HUGE;
-    if end > start + HUGE {
-        let place = room.as_mut_ptr().with_addr(start).cast();
-        // SAFETY: a hint for whole pages inside of an allocation of ours, which changes no byte.
-        let _ = unsafe { madvise(place, end - start, Advice::LinuxHugepage) };
-    }
+    advise_huge(room.spare_capacity_mut());
     Ok(room)
 }
 

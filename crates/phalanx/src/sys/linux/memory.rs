@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 
 use rustix::buffer::spare_capacity;
@@ -222,6 +223,46 @@ impl Mapping {
             // Before Linux 5.14; or a signal, or no memory, which it will say then.
             Err(_) => memory.back(self.offset + offset, len),
         }
+    }
+
+    /// Makes a private view, which nobody looks at, show what is in its memory everywhere: drops the
+    /// pages that its owner has written. Those that he has only read stay mapped.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be known which they are, or they cannot be dropped: then it must not be used again.
+    pub(crate) fn revert(&self) -> io::Result<()> {
+        /// proc_pid_pagemap(5): a page is there, or on a disk; it is a file's or shared, and not ours.
+        const THERE: u64 = 0b11 << 62;
+        const FOREIGN: u64 = 1 << 61;
+        const WORD: usize = size_of::<u64>();
+        let page = rustix::param::page_size();
+        let (first, count) = (self.start.addr().get() / page, self.len.div_ceil(page));
+        // Opened each time: a forked child would read of its parent.
+        let pages = File::open("/proc/self/pagemap")?;
+        let mut words = [0; 512 * WORD];
+        let mut written = 0..0;
+        for index in 0..=count {
+            let at = index * WORD % words.len();
+            if at == 0 && index < count {
+                let some = ((count - index) * WORD).min(words.len());
+                pages.read_exact_at(&mut words[..some], ((first + index) * WORD) as u64)?;
+            }
+            let word = u64::from_ne_bytes(words[at..at + WORD].try_into().expect("a word"));
+            if index < count && word & THERE != 0 && word & FOREIGN == 0 {
+                if written.is_empty() {
+                    written.start = index;
+                }
+                written.end = index + 1;
+            } else if !written.is_empty() {
+                let start = self.start.as_ptr().wrapping_add(written.start * page).cast();
+                let len = written.len() * page;
+                // SAFETY: whole pages of a view of ours that nobody looks at.
+                unsafe { madvise(start, len, Advice::LinuxDontNeed) }?;
+                written = 0..0;
+            }
+        }
+        Ok(())
     }
 }
 

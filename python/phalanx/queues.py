@@ -34,6 +34,12 @@ of the last process that has the queue         nothing: its memory has no name
 =============================================  =====================================================
 
 Whoever waits behind one who died inside an operation goes on within 100 ms.
+
+A queue takes as much memory as its items, and keeps some of it for the next: 8 MiB, or twice the
+largest item, up to 256 MiB. Each smaller item lets go of 64 KiB of that, and all but 8 MiB goes
+back to the system when a ``get`` has waited for a second in vain. While items of more than 2 MiB
+lie in it that others are taking, ``put`` without a timeout waits a moment: for no longer than new
+memory would take.
 """
 
 from __future__ import annotations

@@ -317,6 +317,40 @@ def test_a_queue_that_is_used_for_long_stays_small() -> None:
     assert memory_of(q) < 1 << 20
 
 
+def put_and_get_large(q: Any) -> int:
+    """A large item comes and goes; how much memory the queue takes then."""
+    item = b"m" * (32 << 20)
+    q.put(item)
+    assert q.get() == item
+    return memory_of(q)
+
+
+def test_the_memory_of_a_large_item_is_used_for_the_next_and_not_more() -> None:
+    q = phalanx.Queue()
+    most = max(put_and_get_large(q) for _ in range(6))
+    assert 32 << 20 < most < 2 * (32 << 20) + (4 << 20)
+
+
+def test_small_items_let_go_of_the_memory_of_a_large_one() -> None:
+    q = phalanx.Queue()
+    assert put_and_get_large(q) > 32 << 20
+    for _ in range(2000):
+        q.put(b"s" * 5000)
+        q.get()
+    assert memory_of(q) < 12 << 20
+
+
+def test_the_memory_of_a_large_item_is_returned_while_a_get_waits_in_vain() -> None:
+    q = phalanx.Queue()
+    assert put_and_get_large(q) > 32 << 20
+    deadline = time.monotonic() + 30
+    while memory_of(q) > 12 << 20:
+        assert time.monotonic() < deadline
+        with pytest.raises(queue.Empty):
+            q.get(timeout=0.2)
+    assert put_and_get_large(q) > 32 << 20
+
+
 def test_a_queue_that_nobody_has_any_more_leaves_no_descriptor() -> None:
     before = len(os.listdir("/proc/self/fd"))
     queues = [phalanx.Queue() for _ in range(10)]

@@ -6,14 +6,15 @@
 //! stays where it is as long as somebody has a view of it.
 
 use std::ffi::{c_int, c_void};
+use std::mem::MaybeUninit;
 use std::sync::{Mutex, PoisonError};
 
 use phalanx::pool::{Buffer, Kept, LARGE, Loan, Store};
-use phalanx::shared::Memory;
+use phalanx::shared::{Memory, advise_huge};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyMemoryError;
 use pyo3::prelude::*;
-use pyo3::types::PyMemoryView;
+use pyo3::types::{PyBytes, PyMemoryView};
 use pyo3::{ffi, intern};
 
 use crate::errors::raise;
@@ -208,7 +209,8 @@ impl Part<'_> {
 /// Copies the parts into a room, one behind the other. Other threads run meanwhile.
 pub fn fill(py: Python<'_>, store: &Store, parts: &[Part<'_>]) -> PyResult<Buffer> {
     let len = parts.iter().map(|part| part.place().1).sum();
-    let mut room = store.room(len).map_err(|e| raise(py, &e))?;
+    // New pages take longer than the copy.
+    let mut room = py.detach(|| store.room(len)).map_err(|e| raise(py, &e))?;
     let parts: Vec<_> = parts.iter().map(Part::place).collect();
     py.detach(|| {
         let mut to = room.start();
@@ -221,6 +223,28 @@ pub fn fill(py: Python<'_>, store: &Store, parts: &[Part<'_>]) -> PyResult<Buffe
         }
     });
     Ok(room.done())
+}
+
+/// New bytes, zeros, which are then filled: on huge pages if there are many.
+pub fn bytes_with(
+    py: Python<'_>,
+    len: usize,
+    fill: impl FnOnce(&mut [u8]) -> PyResult<()>,
+) -> PyResult<Bound<'_, PyBytes>> {
+    let size = ffi::Py_ssize_t::try_from(len).map_err(|_| PyMemoryError::new_err(()))?;
+    // SAFETY: without a source, it makes bytes that are not filled, or raises.
+    let bytes = unsafe { ffi::PyBytes_FromStringAndSize(std::ptr::null(), size) };
+    // SAFETY: a new object, or null.
+    let bytes = unsafe { Bound::from_owned_ptr_or_err(py, bytes) }?.cast_into::<PyBytes>()?;
+    // SAFETY: these are bytes.
+    let start = unsafe { ffi::PyBytes_AsString(bytes.as_ptr()) }.cast::<MaybeUninit<u8>>();
+    // SAFETY: as many bytes are there, which nobody else knows yet.
+    let room = unsafe { std::slice::from_raw_parts_mut(start, len) };
+    advise_huge(room);
+    room.fill(MaybeUninit::new(0));
+    // SAFETY: the same bytes, all of which were written just now.
+    fill(unsafe { std::slice::from_raw_parts_mut(start.cast(), len) })?;
+    Ok(bytes)
 }
 
 /// Bytes that Rust code has, as a Python object; they may be written to.

@@ -11,6 +11,7 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyMemoryView, PyTuple};
 
+use crate::buffer::bytes_with;
 use crate::errors::raise;
 use crate::pickle;
 use crate::slice::slice;
@@ -203,7 +204,7 @@ impl Connection {
         let mut at = offset;
         while at < offset + length {
             let next = (offset + length).min(at + PIECE);
-            let piece = PyBytes::new_with(py, next - at, |bytes| fill(py, &mut receiving, bytes))?;
+            let piece = bytes_with(py, next - at, |bytes| fill(py, &mut receiving, bytes))?;
             view.set_item(slice(py, at, next)?, piece)?;
             at = next;
         }
@@ -313,7 +314,7 @@ fn whole<'py>(
     length: usize,
 ) -> PyResult<Bound<'py, PyAny>> {
     if length <= LONG {
-        let bytes = PyBytes::new_with(py, length, |bytes| fill(py, &mut receiving, bytes))?;
+        let bytes = bytes_with(py, length, |bytes| fill(py, &mut receiving, bytes))?;
         return Ok(bytes.into_any());
     }
     if isize::try_from(length).is_err() {

@@ -14,6 +14,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyInt, PyList, PyString, PyTuple};
 
+use crate::buffer::bytes_with;
 use crate::errors::raise;
 use crate::pickle;
 use crate::wait::{deadline, interruptible, interruptible_until};
@@ -82,7 +83,7 @@ struct Taken<'py> {
 
 impl<'py> Taken<'py> {
     fn new(py: Python<'py>, frame: Frame, copy: Body<'_>) -> PyResult<Self> {
-        let body = PyBytes::new_with(py, frame.len, |to| {
+        let body = bytes_with(py, frame.len, |to| {
             let copied = if to.len() > MUCH { py.detach(|| copy(to)) } else { copy(to) };
             copied.map_err(|error| raise(py, &error))
         })?;
@@ -198,10 +199,12 @@ impl Core {
         let queue = self.queue()?;
         self.used.store(true, Ordering::Relaxed);
         let all = frames.len();
-        let much = frames.iter().map(|(_, body)| body.len()).sum::<usize>() > MUCH;
-        let tried = if much {
+        let len = frames.iter().map(|(_, body)| body.len()).sum::<usize>();
+        let tried = if len > MUCH {
+            // Who does not want to wait waits as long as for something small.
+            let len = if block && timeout.is_none() { len } else { 0 };
             py.detach(|| {
-                queue.pace();
+                queue.pace(len);
                 queue.try_put(frames)
             })
         } else {

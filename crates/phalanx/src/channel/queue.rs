@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use super::stream::{Frame, Frames, Popper, Pusher, Sleepers, Stream, Words, count};
 use crate::error::{Error, Result};
+use crate::shm::SEGMENT;
 use crate::sync::fault;
 use crate::sys::futex::{sleep_lower, wake_counted};
 use crate::sys::socket::borrow;
@@ -32,8 +33,10 @@ const SLICE: Duration = Duration::from_millis(40);
 const SPIN: Duration = Duration::from_micros(30);
 /// How many segments lie between the ends before who puts much looks whether others keep up: 4 MiB.
 const PACE: u64 = 64;
-/// For how long it then waits for them.
+/// For how long it then waits for them, at least.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// Nobody has put anything for so long: what was kept for more of it goes back to the system.
+const IDLE: Duration = Duration::from_secs(1);
 /// How much luck with spinning is remembered, and how many spins go without any.
 const LUCK: u32 = 8;
 
@@ -46,6 +49,9 @@ pub struct Queue {
     luck: AtomicU32,
     /// The step of the front at which [`pace`](Queue::pace) has waited in vain.
     paced: AtomicU64,
+    /// The step of the tail that those who wait for frames have found at last, and when.
+    found: AtomicU64,
+    since: AtomicU64,
 }
 
 /// What became of frames that were to be put.
@@ -78,12 +84,19 @@ impl Queue {
     pub fn new(bound: Option<u64>) -> Result<Self> {
         let failed = |source| Error::os("make a queue", source);
         let stream = Stream::new(bound.unwrap_or(u64::MAX)).map_err(failed)?;
-        Ok(Self {
+        Ok(Self::with(stream, Event::new().map_err(failed)?))
+    }
+
+    fn with(stream: Stream, event: Event) -> Self {
+        let (luck, paced) = (LUCK.into(), u64::MAX.into());
+        Self {
             stream,
-            event: Event::new().map_err(failed)?,
-            luck: LUCK.into(),
-            paced: u64::MAX.into(),
-        })
+            event,
+            luck,
+            paced,
+            found: AtomicU64::default(),
+            since: AtomicU64::default(),
+        }
     }
 
     /// The queue of another process, by copies of its [descriptors](Self::descriptors).
@@ -93,7 +106,7 @@ impl Queue {
     /// If these are not a queue's.
     pub fn open(memory: OwnedFd, event: OwnedFd) -> Result<Self> {
         let stream = Stream::open(memory).map_err(|source| Error::os("open a queue", source))?;
-        Ok(Self { stream, event: Event::from_fd(event), luck: LUCK.into(), paced: u64::MAX.into() })
+        Ok(Self::with(stream, Event::from_fd(event)))
     }
 
     /// As [`open`](Self::open), by descriptors that stay their owner's.
@@ -180,18 +193,22 @@ impl Queue {
         Ok(Pushed::Some(room))
     }
 
-    /// Gives those who take a moment to keep up: to be called before something large is put.
+    /// Gives those who take a moment to keep up: to be called before something large is put, of `len`
+    /// bytes. It takes no longer than the new memory would that is needed otherwise.
     ///
     /// Memory that was just read from is in the caches and has its pages; new memory costs more than
     /// such a wait. Nobody is waited for who takes nothing.
-    pub fn pace(&self) {
+    pub fn pace(&self, len: usize) {
         let front = &self.stream.front.step;
         let step = front.load(Ordering::Relaxed);
-        if self.stream.stretch() < PACE || step == self.paced.load(Ordering::Relaxed) {
+        // One such item may be read while the next one is written.
+        let most = PACE.max((len / SEGMENT) as u64 + 2);
+        if self.stream.stretch() < most || step == self.paced.load(Ordering::Relaxed) {
             return;
         }
-        let soon = Instant::now() + PATIENCE;
-        let kept = self.wait(front, &self.stream.for_room, soon, || self.stream.stretch() < PACE);
+        // A gigabyte of new memory a second.
+        let soon = Instant::now() + PATIENCE.max(Duration::from_nanos(len as u64));
+        let kept = self.wait(front, &self.stream.for_room, soon, || self.stream.stretch() < most);
         if !kept && front.load(Ordering::Relaxed) == step {
             self.paced.store(step, Ordering::Relaxed);
         }
@@ -207,8 +224,7 @@ impl Queue {
     /// Waits until there is a frame, or the deadline. Somebody else may have it by then.
     #[must_use]
     pub fn wait_frame(&self, deadline: Instant) -> bool {
-        let tail = &self.stream.tail.step;
-        self.wait(tail, &self.stream.for_frames, deadline, || !self.is_empty())
+        self.wait_frame_or(deadline, || false)
     }
 
     pub(super) fn words(&self) -> &Words {
@@ -224,7 +240,29 @@ impl Queue {
     /// As [`wait_frame`](Self::wait_frame), or until `other` is true.
     pub(super) fn wait_frame_or(&self, deadline: Instant, other: impl Fn() -> bool) -> bool {
         let tail = &self.stream.tail.step;
-        self.wait(tail, &self.stream.for_frames, deadline, || !self.is_empty() || other())
+        let there = || !self.is_empty() || other();
+        let found = self.wait(tail, &self.stream.for_frames, deadline, there);
+        if !found {
+            self.rest();
+        }
+        found
+    }
+
+    /// Somebody has waited for a frame in vain: if nobody has put one for a while, memory that was kept
+    /// for more goes back to the system.
+    fn rest(&self) {
+        let (now, step) = (monotonic(), self.stream.tail.step.load(Ordering::Relaxed));
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        if self.found.swap(step, Ordering::Relaxed) != step {
+            self.since.store(now, Ordering::Relaxed);
+        } else if now.saturating_sub(self.since.load(Ordering::Relaxed)) >= IDLE.as_millis() as u64
+        {
+            self.since.store(u64::MAX, Ordering::Relaxed);
+            // Whoever is putting something has a use for it; and what is wrong is told to others.
+            if let Ok(Some(pusher)) = self.stream.try_push() {
+                let _ = pusher.rest();
+            }
+        }
     }
 
     /// Wakes all who wait for frames, as none will come.

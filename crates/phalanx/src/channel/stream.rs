@@ -38,8 +38,9 @@
 //! # Memory
 //!
 //! A freed segment is the next one to be used (a stack), so a queue in steady use stays in the
-//! same, cached bytes. Of free segments [`KEEP`] stay backed, and the pages of others go back to the
-//! system.
+//! same, cached bytes. Of free segments some stay backed, and the pages of others go back to the
+//! system: as many stay as two frames like the largest of late take, at least [`KEEP`] and at most
+//! [`MOST_KEPT`]. Each frame that needs less lets one of them go, and [`Pusher::rest`] all but `KEEP`.
 
 use std::io;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -50,8 +51,10 @@ use crate::error::{Error, Result};
 use crate::shm::{Lease, SEGMENT, Store, words};
 use crate::sync::{Acquired, HoldWord, fault};
 
-/// Free segments that stay backed: 8 MiB.
+/// Free segments that stay backed in any case: 8 MiB.
 const KEEP: u32 = 128;
+/// Free segments that stay backed for large frames: 256 MiB.
+const MOST_KEPT: u32 = 4096;
 const HEAD: usize = 16;
 
 words! {
@@ -70,7 +73,8 @@ words! {
         cold: AtomicU32,
         /// Segments from this one on were never used.
         fresh: AtomicU32,
-        _spare: AtomicU32,
+        /// How many free segments keep their pages.
+        kept: AtomicU32,
     }
 }
 
@@ -349,10 +353,25 @@ impl<'a> Pusher<'a> {
         }
         let free = tail.free.load(Ordering::Relaxed);
         let cold = tail.cold.load(Ordering::Relaxed);
-        if free.saturating_sub(cold) > KEEP {
-            self.cool(cold, free - KEEP / 2)?;
+        let kept = tail.kept.load(Ordering::Relaxed).clamp(KEEP, MOST_KEPT);
+        if free.saturating_sub(cold) > kept {
+            self.cool(cold, free - kept / 2)?;
         }
         Ok(())
+    }
+
+    /// A frame of so many segments is written: more like it may follow.
+    fn expect_more(&self, segments: u64) {
+        let kept = &self.0.tail.kept;
+        let these = u32::try_from(2 * segments).unwrap_or(MOST_KEPT).min(MOST_KEPT);
+        let others = kept.load(Ordering::Relaxed).saturating_sub(1);
+        kept.store(these.max(others), Ordering::Relaxed);
+    }
+
+    /// Gives back what is kept for large frames.
+    pub(super) fn rest(&self) -> Result<()> {
+        self.0.tail.kept.store(KEEP, Ordering::Relaxed);
+        self.settle()
     }
 
     /// Gives back the pages of the free segments that have been free for longest.
@@ -441,7 +460,9 @@ impl Batch<'_> {
         if place(self.at) > self.stream.tail.mapped.load(Ordering::Relaxed) {
             return Err(nonsense());
         }
-        pusher.map(place(end - 1) + 1)?;
+        let after = place(end - 1) + 1;
+        pusher.expect_more(after - place(self.at));
+        pusher.map(after)?;
         let mut head = [0; HEAD];
         head[..8].copy_from_slice(&(body.len() as u64).to_ne_bytes());
         head[8..12].copy_from_slice(&kind.to_ne_bytes());

@@ -18,11 +18,13 @@
 //! | one that had sent an end on | the end cannot be read any more, and does not count |
 //! | the last one | nothing: the memory has no name |
 
+use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::LocalKey;
 use std::time::{Duration, Instant};
 
 use serde::de::{DeserializeOwned, Error as _};
@@ -39,6 +41,8 @@ use crate::sys::ProcessId;
 
 /// For how long one waits without a look at whether the others live.
 const SLICE: Duration = Duration::from_millis(40);
+/// Of more bytes than this one does not put ever more before others have taken some.
+const MUCH: usize = 32 << 10;
 
 words! {
     /// Who has an end of a channel.
@@ -258,15 +262,22 @@ impl<T: Serialize> Sender<T> {
 
     fn send_until(&self, value: &T, deadline: Option<Instant>) -> Result<()> {
         let queue = &self.owned.queue;
-        let (bytes, _) = Scope::Once.run(|| postcard::to_stdvec(value));
-        let bytes = bytes.map_err(|why| Error::codec("write a value for a channel", why))?;
+        let mut scratch = Scratch::of(&WRITTEN);
+        let mut into = std::mem::take(&mut scratch.bytes);
+        into.clear();
+        let (written, _) = Scope::Once.run(|| postcard::to_extend(value, into));
+        scratch.bytes = written.map_err(|why| Error::codec("write a value for a channel", why))?;
+        let bytes = &scratch.bytes;
+        if bytes.len() > MUCH && deadline.is_none() {
+            queue.pace(bytes.len());
+        }
         let nobody = || Receiving::owners(queue).is_nobody();
         loop {
             if nobody() {
                 return Err(Error::closed("the channel has no receiver left"));
             }
             let slice = slice(deadline);
-            match queue.put(&[(0, &bytes)], slice.max(Instant::now() + SLICE))? {
+            match queue.put(&[(0, bytes)], slice.max(Instant::now() + SLICE))? {
                 Pushed::Some(_) => return Ok(()),
                 Pushed::Full if !queue.wait_room_or(slice, nobody) => {
                     Receiving::owners(queue).settle();
@@ -323,8 +334,8 @@ impl<T: DeserializeOwned> Receiver<T> {
             // Asked first: what the last sender has sent is there by then.
             let last = nobody();
             let late = deadline.is_some_and(|deadline| deadline <= Instant::now());
-            if let Some(bytes) = self.take()? {
-                let value = from_bytes(&bytes);
+            if let Some(scratch) = self.take()? {
+                let value = from_bytes(&scratch.bytes);
                 return value.map_err(|why| Error::codec("read a value from a channel", why));
             }
             if last && queue.is_empty() {
@@ -341,7 +352,7 @@ impl<T: DeserializeOwned> Receiver<T> {
         }
     }
 
-    fn take(&self) -> Result<Option<Vec<u8>>> {
+    fn take(&self) -> Result<Option<Scratch>> {
         let queue = &self.owned.queue;
         if queue.is_empty() {
             return Ok(None);
@@ -349,9 +360,10 @@ impl<T: DeserializeOwned> Receiver<T> {
         let Some(front) = queue.front(Instant::now() + SLICE) else { return Ok(None) };
         let mut taken = None;
         front.take(1, |frame, copy| {
-            let mut bytes = vec![0; frame.len];
-            copy(&mut bytes)?;
-            taken = Some(bytes);
+            let mut scratch = Scratch::of(&READ);
+            scratch.bytes.resize(frame.len, 0);
+            copy(&mut scratch.bytes)?;
+            taken = Some(scratch);
             Ok::<_, Error>(())
         })?;
         Ok(taken)
@@ -370,6 +382,37 @@ impl<T> Receiver<T> {
 
     pub(super) fn watch(&self) -> Result<BorrowedFd<'_>> {
         self.owned.queue.watch()
+    }
+}
+
+/// Bytes of a value on its way. What was allocated for one is used again by the thread's next, as new
+/// memory costs several times as much as a copy.
+#[derive(Debug)]
+struct Scratch {
+    bytes: Vec<u8>,
+    kept: &'static LocalKey<Cell<Vec<u8>>>,
+}
+
+thread_local! {
+    static WRITTEN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static READ: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl Scratch {
+    fn of(kept: &'static LocalKey<Cell<Vec<u8>>>) -> Self {
+        // A value that is written or read may send or receive others: these have their own.
+        Self { bytes: kept.try_with(Cell::take).unwrap_or_default(), kept }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        /// A thread keeps no more than this of either kind.
+        const KEEP: usize = 4 << 20;
+        if self.bytes.capacity() <= KEEP {
+            // A thread that is ending keeps nothing.
+            let _ = self.kept.try_with(|kept| kept.set(std::mem::take(&mut self.bytes)));
+        }
     }
 }
 

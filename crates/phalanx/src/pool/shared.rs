@@ -82,28 +82,28 @@ impl Shared {
 
     /// Releases the lock, and tells everybody who must know.
     pub(super) fn unlock(&self, state: MutexGuard<'_, State>) {
-        let (alarm, news) = self.release(state);
-        if alarm.is_some() && news {
+        if self.release(state, false).1 {
             // The engine thread keeps the alarms.
             self.event.ring();
         }
     }
 
-    /// As [`unlock`](Self::unlock); returns the scheduler's alarm, and whether it is another than
-    /// the last time.
-    fn release(&self, mut state: MutexGuard<'_, State>) -> (Option<Instant>, bool) {
+    /// As [`unlock`](Self::unlock); returns the alarm, and whether the engine thread must be rung for
+    /// because of it. It need not be told of an alarm that it `hears` from us.
+    fn release(&self, mut state: MutexGuard<'_, State>, hears: bool) -> (Option<Instant>, bool) {
         state.progress();
         let wakers = std::mem::take(&mut state.wakers);
         let notify = !state.errands.is_empty() || state.is_ended();
         let alarm = state.alarm();
-        let news = std::mem::replace(&mut state.alarm, alarm) != alarm && !state.expected;
-        state.expected |= news && alarm.is_some();
+        let changed = std::mem::replace(&mut state.alarm, alarm) != alarm;
+        let ring = changed && alarm.is_some() && !state.expected && !hears;
+        state.expected |= ring;
         drop(state);
         if notify {
             self.changed.notify_all();
         }
         wakers.into_iter().for_each(Waker::wake);
-        (alarm, news)
+        (alarm, ring)
     }
 
     /// Wakes the driver, or the engine thread.
@@ -165,14 +165,14 @@ impl Shared {
         let tidying = state.is_tidying_due(now);
         let flooded = tidying && std::mem::take(&mut state.flooded);
         let look = if state.driven || soon.is_some() { None } else { state.linger() };
-        let (mut alarm, _) = self.release(state);
+        let (mut alarm, _) = self.release(state, true);
         if flooded {
             trim();
         }
         if tidying && self.store.trim() {
             let Ok(mut state) = self.lock() else { return None };
             state.tidy_again();
-            (alarm, _) = self.release(state);
+            (alarm, _) = self.release(state, true);
         }
         [soon, look, alarm].into_iter().flatten().min()
     }

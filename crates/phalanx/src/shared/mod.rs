@@ -82,3 +82,9 @@ pub use memory::{Memory, Plain};
 pub use value::Value;
 
 pub use crate::shm::Arena;
+
+/// Asks for huge pages for memory that was not touched yet, where it is large and there are some: to
+/// clear and map small ones, one by one, takes several times as long as to fill them.
+pub fn advise_huge(room: &mut [std::mem::MaybeUninit<u8>]) {
+    crate::sys::advise_huge(room);
+}

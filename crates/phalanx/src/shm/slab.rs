@@ -3,13 +3,14 @@
 //! A *span* is a range of a pool's memory that one process writes. It cuts *slots* from it, which
 //! are used again and again: their pages are there and mapped, so that a copy runs at the speed of
 //! memory. Who gets a piece has a private *view* of it: what he writes there is his alone (copy on
-//! write, page by page).
+//! write, page by page). A view that is let go of stays mapped for the next piece at its place, without
+//! what was written into it: to map and unmap pages takes longer than to read them.
 //!
 //! When a slot may be written again is not known here but by whoever keeps [`Slot`]: when he drops
 //! it. Slots of one size class are used last in, first out. What is kept for later is bounded by
 //! [`KEPT`], and [`Slab::trim`] gives all of it back to the system.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io;
 use std::ptr::NonNull;
@@ -22,6 +23,8 @@ use crate::sys::{Mapping, Memory, fork};
 const SMALLEST: usize = 64 << 10;
 /// Bytes of slots that nobody uses are kept up to this for the next message.
 pub(crate) const KEPT: usize = 512 << 20;
+/// Bytes of a span that stay mapped while nobody has a view of them.
+const MAPPED: usize = 256 << 20;
 
 /// A range of a pool's memory.
 #[derive(Clone, Debug)]
@@ -29,11 +32,52 @@ pub(crate) struct Span {
     memory: Arc<Memory>,
     start: usize,
     len: usize,
+    unseen: Arc<Unseen>,
+}
+
+/// Private views that nobody has, each with its place; what was let go of last is at the end.
+#[derive(Debug)]
+struct Unseen {
+    /// A forked child has the mappings and no part in this.
+    generation: u32,
+    views: Mutex<VecDeque<(usize, Mapping)>>,
+}
+
+impl Unseen {
+    fn views(&self) -> Option<MutexGuard<'_, VecDeque<(usize, Mapping)>>> {
+        let ours = self.generation == fork::generation();
+        ours.then(|| self.views.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn take(&self, start: usize, len: usize) -> Option<Mapping> {
+        let mut views = self.views()?;
+        let found = views.iter().position(|(at, _)| *at == start)?;
+        let (_, mapping) = views.remove(found).expect("it was just found");
+        drop(views);
+        (mapping.len() >= len).then_some(mapping)
+    }
+
+    fn put(&self, start: usize, mapping: Mapping) {
+        if self.generation != fork::generation() || mapping.revert().is_err() {
+            return;
+        }
+        let Some(mut views) = self.views() else { return };
+        views.push_back((start, mapping));
+        let mut mapped = views.iter().map(|(_, mapping)| mapping.len()).sum::<usize>();
+        let mut old = Vec::new();
+        while mapped > MAPPED {
+            let (_, mapping) = views.pop_front().expect("there are some");
+            mapped -= mapping.len();
+            old.push(mapping);
+        }
+        drop(views);
+    }
 }
 
 impl Span {
     pub(super) fn new(memory: Arc<Memory>, start: usize, len: usize) -> Self {
-        Self { memory, start, len }
+        let unseen = Unseen { generation: fork::generation(), views: Mutex::default() };
+        Self { memory, start, len, unseen: Arc::new(unseen) }
     }
 
     fn place(&self, at: u64, len: u64) -> io::Result<(usize, usize)> {
@@ -54,8 +98,15 @@ impl Span {
     pub(crate) fn view(&self, at: u64, len: u64, keep: Box<dyn Send + Sync>) -> io::Result<View> {
         let (start, len) = self.place(at, len)?;
         let presence = Presence::begin()?;
-        match self.memory.map_private(start, len) {
-            Ok(mapping) => Ok(View { mapping: Some(mapping), end: Some((presence, keep)) }),
+        let mapping = match self.unseen.take(start, len) {
+            Some(mapping) => Ok(mapping),
+            None => self.memory.map_private(start, len),
+        };
+        match mapping {
+            Ok(mapping) => {
+                let (inner, end) = (Some((mapping, self.unseen.clone())), Some((presence, keep)));
+                Ok(View { inner, start, len, end })
+            }
             Err(error) => {
                 presence.end(keep);
                 Err(error)
@@ -81,33 +132,34 @@ impl Span {
 
 /// Bytes of another process, seen as they are; what is written here stays here.
 pub(crate) struct View {
-    mapping: Option<Mapping>,
+    inner: Option<(Mapping, Arc<Unseen>)>,
+    /// Where in its memory it begins, and how long it is: the mapping may be longer.
+    start: usize,
+    len: usize,
     end: Option<(Presence, Box<dyn Send + Sync>)>,
 }
 
 impl View {
-    fn mapping(&self) -> &Mapping {
-        self.mapping.as_ref().expect("taken by `drop` only")
-    }
-
     pub(crate) fn start(&self) -> NonNull<u8> {
-        self.mapping().start()
+        self.inner.as_ref().expect("taken by `drop` only").0.start()
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.mapping().len()
+        self.len
     }
 }
 
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("View").field(&self.mapping).finish()
+        f.debug_tuple("View").field(&self.inner).finish()
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        self.mapping = None;
+        if let Some((mapping, unseen)) = self.inner.take() {
+            unseen.put(self.start, mapping);
+        }
         if let Some((presence, keep)) = self.end.take() {
             presence.end(keep);
         }
@@ -347,6 +399,54 @@ mod tests {
         assert_eq!((byte(&one, 0), byte(&other, 0), slot.to_vec()[0]), (9, 7, 7));
         let (at, len) = slot.place();
         assert_eq!(slab.span.read(at, len).unwrap(), vec![7; 100_000]);
+    }
+
+    fn write(view: &View, at: usize, byte: u8) {
+        assert!(at < view.len());
+        // SAFETY: inside the view.
+        let place = unsafe { view.start().as_ptr().add(at) };
+        // SAFETY: as above, and views are writable.
+        unsafe { place.write(byte) };
+    }
+
+    #[test]
+    fn a_view_that_is_used_again_shows_what_is_there_whatever_was_written_into_it() {
+        const LEN: usize = 5 << 20;
+        let slab = slab();
+        let slot = slab.take(LEN).unwrap();
+        let mut address = None;
+        // Every page, every other, none, the first and the last.
+        for (round, step) in [(1, 4096), (2, 8192), (3, LEN), (4, LEN - 1), (5, LEN)] {
+            slot.fill(&vec![round; LEN]);
+            let view = see(&slot);
+            assert!((0..LEN).all(|at| byte(&view, at) == round), "round {round}");
+            assert_eq!(*address.get_or_insert(view.start()), view.start(), "it was mapped anew");
+            (0..LEN).step_by(step).for_each(|at| write(&view, at, 99));
+        }
+        let (first, other) = (see(&slot), see(&slot));
+        assert_ne!(first.start(), other.start(), "two have one view");
+        write(&first, 7, 98);
+        assert_eq!((byte(&other, 7), byte(&first, 8)), (5, 5));
+    }
+
+    #[test]
+    fn views_of_one_place_may_have_any_lengths() {
+        let slab = slab();
+        for len in [1 << 20, 600_000, (1 << 20) - 1, 1 << 20] {
+            let slot = slab.take(len).unwrap();
+            slot.fill(&vec![3; len]);
+            let view = see(&slot);
+            assert_eq!((view.len(), byte(&view, len - 1)), (len, 3));
+        }
+    }
+
+    #[test]
+    fn what_stays_mapped_has_a_bound() {
+        let slab = slab();
+        let slots: Vec<_> = (0..6).map(|_| slab.take(64 << 20).unwrap()).collect();
+        slots.iter().map(see).collect::<Vec<_>>().into_iter().for_each(drop);
+        let views = slab.span.unseen.views().unwrap();
+        assert_eq!(views.iter().map(|(_, mapping)| mapping.len()).sum::<usize>(), MAPPED);
     }
 
     #[test]

@@ -44,11 +44,8 @@ pub(crate) mod futex {
     }
 
     pub(crate) fn wake(word: &AtomicU32) {}
-
     pub(crate) fn wake_many(word: &AtomicU32, most: u32) {}
-
     pub(crate) fn wake_lower(word: &AtomicU64) {}
-
     pub(crate) fn sleep_lower(word: &AtomicU64, expected: u64, left: std::time::Duration) -> bool {
         false
     }
@@ -160,8 +157,10 @@ impl Mapping {
     pub(crate) fn start(&self) -> NonNull<u8> {
         match *self {}
     }
-
     pub(crate) fn len(&self) -> usize {
+        match *self {}
+    }
+    pub(crate) fn revert(&self) -> io::Result<()> {
         match *self {}
     }
 }
@@ -213,6 +212,7 @@ pub(crate) fn monotonic() -> std::time::Duration {
 
 /// Nothing to give back: no worker runs.
 pub(crate) fn trim() {}
+pub(crate) fn advise_huge(_room: &mut [std::mem::MaybeUninit<u8>]) {}
 
 /// A descriptor that somebody took for an event; there is none that rings.
 #[derive(Debug)]

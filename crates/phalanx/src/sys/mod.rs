@@ -9,6 +9,7 @@
 //! | `futex::*` | sleep while a shared word has a value | futex(2) |
 //! | `monotonic` | the time, the same for all processes | clock_gettime(2) |
 //! | `Memory`, `Mapping` | anonymous memory with a descriptor, and a view of it | memfd_create(2), mmap(2) |
+//! | `advise_huge` | a wish for huge pages | madvise(2) |
 //! | `named::*` | memory that has a name | shm_open(3) |
 //! | `total_memory` | bytes that the machine has | sysinfo(2) |
 //! | `Event`, `Poller` | a counter to wait for among descriptors | eventfd(2), epoll(7) |

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use phalanx::Process;
 use phalanx::channel::{Receiver, Select, Sender, bounded, unbounded};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser};
 
 use crate::alone::alone;
 
@@ -44,6 +45,32 @@ fn an_end_goes_through_a_channel() {
         child.join().unwrap();
         assert!(answers.recv().unwrap_err().is_closed());
     });
+}
+
+/// Sends what it has by a channel of its own while it is written, and receives it while it is read.
+struct Detour(Vec<u8>, Sender<Vec<u8>>, Receiver<Vec<u8>>);
+
+impl Serialize for Detour {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        self.1.send(&self.0).map_err(ser::Error::custom)?;
+        (&self.1, &self.2).serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Detour {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let (sender, receiver) = <(Sender<Vec<u8>>, Receiver<Vec<u8>>)>::deserialize(from)?;
+        Ok(Self(receiver.recv().map_err(de::Error::custom)?, sender, receiver))
+    }
+}
+
+#[test]
+fn a_value_may_send_and_receive_others_on_its_way() {
+    let ((sender, receiver), (inner, end)) = (unbounded().unwrap(), unbounded().unwrap());
+    for len in [10, 1 << 20, 3] {
+        sender.send(&Detour(vec![7; len], inner.clone(), end.clone())).unwrap();
+        assert_eq!(receiver.recv().unwrap().0, vec![7; len]);
+    }
 }
 
 #[test]

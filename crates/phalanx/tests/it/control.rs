@@ -4,6 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use phalanx::channel::{Receiver, unbounded};
 use phalanx::{Pool, Result, Terms};
 
 const LIMIT: Duration = Duration::from_millis(200);
@@ -161,4 +162,39 @@ fn who_is_ended_says_where_it_was() {
     assert!(stack.contains("control::lost_in_thought"), "{stack}");
     let others = ["phalanx::sys", "__restore_rt", "api::worker"];
     assert!(others.iter().all(|other| !stack.contains(other)), "{stack}");
+}
+
+#[test]
+fn workers_go_on_while_nobody_waits_whatever_alarm_is_set() -> Result<()> {
+    let pool = on(Terms::ABRUPT);
+    let within = |hours: u64| Terms {
+        start_timeout: Some(Duration::from_secs(3600 * hours)),
+        ..Terms::ABRUPT
+    };
+    let (open, gate) = unbounded::<()>()?;
+    let pass = |gate: Receiver<()>| gate.recv().unwrap();
+    let first = pool.submit_on(within(1), pass, gate.clone());
+    let mut second = pool.submit_on(within(2), pass, gate);
+    let deadline = Instant::now() + SOON;
+    // By then the engine thread has left, and will not come again so soon that it just stays.
+    let awhile = |running: Duration| running > Duration::from_millis(10);
+    while !pool.stats()?[0].running.is_some_and(awhile) {
+        assert!(Instant::now() < deadline, "the task does not begin");
+        std::thread::yield_now();
+    }
+    open.send(&())?;
+    while !first.is_ready() {
+        assert!(Instant::now() < deadline, "nobody has looked");
+        std::thread::yield_now();
+    }
+    // The engine thread has looked, and the alarm is another. Now somebody waits, and leaves.
+    assert!(second.wait_timeout(Duration::from_millis(1)).unwrap_err().is_timeout());
+    // More than a worker is given in advance.
+    let rest: Vec<_> = (0..9).map(|n: u64| pool.submit(|n| n + 1, n)).collect();
+    open.send(&())?;
+    while !rest.iter().all(phalanx::Handle::is_ready) {
+        assert!(Instant::now() < deadline, "nobody has looked again");
+        std::thread::yield_now();
+    }
+    Ok(())
 }

@@ -3,7 +3,9 @@
 use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::ptr::{self, NonNull};
 
 use rustix::buffer::spare_capacity;
@@ -24,18 +26,24 @@ pub(super) fn create(name: &str, flags: MemfdFlags) -> io::Result<OwnedFd> {
 /// A huge page. Other sizes than that of x86-64 and aarch64 cost speed only.
 const HUGE: usize = 2 << 20;
 
-/// An empty vector with room for `len` bytes, on huge pages if it is large: to clear and map small
-/// ones, one by one, takes several times as long as to fill them.
+/// Asks for huge pages for memory of ours that was not touched yet, if it is large: to clear and map
+/// small ones, one by one, takes several times as long as to fill them.
+pub(crate) fn advise_huge(room: &mut [MaybeUninit<u8>]) {
+    let first = room.as_mut_ptr();
+    let start = first.addr().next_multiple_of(HUGE);
+    let end = (first.addr() + room.len()) / HUGE * HUGE;
+    if end > start + HUGE {
+        let place = first.with_addr(start).cast();
+        // SAFETY: a hint for whole pages inside of memory of ours, which changes no byte.
+        let _ = unsafe { madvise(place, end - start, Advice::LinuxHugepage) };
+    }
+}
+
+/// An empty vector with room for `len` bytes, on huge pages if it is large.
 fn roomy(len: usize) -> io::Result<Vec<u8>> {
     let mut room = Vec::<u8>::new();
     room.try_reserve_exact(len).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let start = room.as_mut_ptr().addr().next_multiple_of(HUGE);
-    let end = (room.as_mut_ptr().addr() + len) / HUGE * HUGE;
-    if end > start + HUGE {
-        let place = room.as_mut_ptr().with_addr(start).cast();
-        // SAFETY: a hint for whole pages inside of an allocation of ours, which changes no byte.
-        let _ = unsafe { madvise(place, end - start, Advice::LinuxHugepage) };
-    }
+    advise_huge(room.spare_capacity_mut());
     Ok(room)
 }
 
@@ -215,6 +223,46 @@ impl Mapping {
             // Before Linux 5.14; or a signal, or no memory, which it will say then.
             Err(_) => memory.back(self.offset + offset, len),
         }
+    }
+
+    /// Makes a private view, which nobody looks at, show what is in its memory everywhere: drops the
+    /// pages that its owner has written. Those that he has only read stay mapped.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be known which they are, or they cannot be dropped: then it must not be used again.
+    pub(crate) fn revert(&self) -> io::Result<()> {
+        /// proc_pid_pagemap(5): a page is there, or on a disk; it is a file's or shared, and not ours.
+        const THERE: u64 = 0b11 << 62;
+        const FOREIGN: u64 = 1 << 61;
+        const WORD: usize = size_of::<u64>();
+        let page = rustix::param::page_size();
+        let (first, count) = (self.start.addr().get() / page, self.len.div_ceil(page));
+        // Opened each time: a forked child would read of its parent.
+        let pages = File::open("/proc/self/pagemap")?;
+        let mut words = [0; 512 * WORD];
+        let mut written = 0..0;
+        for index in 0..=count {
+            let at = index * WORD % words.len();
+            if at == 0 && index < count {
+                let some = ((count - index) * WORD).min(words.len());
+                pages.read_exact_at(&mut words[..some], ((first + index) * WORD) as u64)?;
+            }
+            let word = u64::from_ne_bytes(words[at..at + WORD].try_into().expect("a word"));
+            if index < count && word & THERE != 0 && word & FOREIGN == 0 {
+                if written.is_empty() {
+                    written.start = index;
+                }
+                written.end = index + 1;
+            } else if !written.is_empty() {
+                let start = self.start.as_ptr().wrapping_add(written.start * page).cast();
+                let len = written.len() * page;
+                // SAFETY: whole pages of a view of ours that nobody looks at.
+                unsafe { madvise(start, len, Advice::LinuxDontNeed) }?;
+                written = 0..0;
+            }
+        }
+        Ok(())
     }
 }
 

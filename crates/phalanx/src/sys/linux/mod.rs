@@ -28,7 +28,7 @@ pub(crate) use identity::{Fate, ProcessId};
 pub(crate) use lifeline::{
     die_with_owner, heirloom, kill_tree_of, kill_with_owner, let_be, lifeline, send_when_closed,
 };
-pub(crate) use memory::{Mapping, Memory, total_memory, trim};
+pub(crate) use memory::{Mapping, Memory, advise_huge, total_memory, trim};
 pub(crate) use report::{Report, report};
 pub(crate) use signals::{block_signals, trace_signal};
 pub(crate) use stack::answer_trace;

@@ -535,6 +535,14 @@ impl Core {
         assert!(self.0.store.is_whole(), "a slot is taken still");
     }
 
+    /// Of the memory of a pool that has ended, no more has pages than its seats and what is kept for the
+    /// next large arguments: nothing of what its workers have sent, the dead ones' included.
+    #[cfg(test)]
+    pub(super) fn assert_given_back(&self) {
+        let (used, kept) = (self.0.region.used_by_spans().unwrap(), self.0.store.kept());
+        assert!(used <= kept, "{used} bytes are in use, and {kept} are kept");
+    }
+
     /// Why the pool broke, if it did.
     ///
     /// # Errors

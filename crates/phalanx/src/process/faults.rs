@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | template | a request has come, in part or whole; a child is forked; its answer is not sent | EPIPE, so it asks another template | once, by that one |
 //! | template | an answer is sent; an end is not reported | a child whose code is lost: 255 | once |
+//! | template, by its owner | it is stopped anywhere, and stays so | as if it had been killed there | as above |
 //! | child | on either side of its gate | a child that was killed: -9 | never |
 //! | owner | before all of a request is sent | | never |
 //! | owner | a request is sent; its answer is read | | never |
@@ -22,7 +23,7 @@ use super::template::Template;
 use super::template_server::{Next, TemplateServer};
 use crate::error::Result;
 use crate::sync::fault;
-use crate::sync::faults::{self, say, say_known, told};
+use crate::sync::faults::{self, STOPPED, say, say_known, told};
 use crate::sync::toll::{Holdings, alone, toll};
 use crate::sys::fork::fork;
 
@@ -100,6 +101,9 @@ fn own(place: &str, stop: &str) {
             std::thread::yield_now();
         }
         fault("the template is stopped");
+        if stop == FULL {
+            return fill(&doomed);
+        }
     }
     match launch(&doomed) {
         Ok(child) => {
@@ -130,6 +134,22 @@ fn own(place: &str, stop: &str) {
     before.assert_kept(&place);
 }
 
+/// Asks until there is no room for one more request.
+fn fill(stopped: &Template) {
+    let mut launches = Vec::new();
+    let error = loop {
+        match stopped.launch(b"payload", &[], &[0; 4000]) {
+            Ok(launch) => launches.push(launch),
+            Err(error) => break error,
+        }
+    };
+    assert!(launches.len() > 10, "only {} had room: {error}", launches.len());
+    for mut launch in launches {
+        assert!(launch.wait_until(soon()).is_err());
+    }
+    say(&format!("{:?}", error.os_error().and_then(std::io::Error::raw_os_error)));
+}
+
 /// Tells what was said until all processes had ended, in no order, and the signal that ended the owner;
 /// and returns when the owner knew, or else when all had ended.
 fn story(owner: &str, template: &str, stop: &str) -> (Vec<String>, Option<i32>, Duration) {
@@ -143,6 +163,7 @@ const RAN: &str = "600 descriptors";
 /// When a template is stopped.
 const SERVING: &str = "while it serves";
 const AT_ONCE: &str = "at once";
+const FULL: &str = "while it is asked again and again";
 
 /// Where a template dies, and what then becomes of the child that it was asked for.
 fn places() -> [(&'static str, [&'static str; 3]); 6] {
@@ -172,6 +193,22 @@ fn a_child_whose_template_is_killed_runs_if_and_only_if_its_owner_has_it() {
                 known
             });
         }
+    });
+}
+
+#[test]
+fn a_template_that_stays_stopped_is_given_up_and_its_child_runs_once() {
+    std::thread::scope(|scope| {
+        for (place, expected) in places() {
+            scope.spawn(move || {
+                let (lines, signal, _) = story(NOWHERE, &format!("{STOPPED}{place}"), "");
+                let expected = expected.iter().filter(|line| !line.is_empty());
+                assert!(lines.iter().eq(expected), "{place}: {lines:?}");
+                assert_eq!(signal, None, "{place}");
+            });
+        }
+        let (lines, signal, _) = story(NOWHERE, NOWHERE, FULL);
+        assert_eq!((lines, signal), (vec!["Some(32)".into()], None));
     });
 }
 

@@ -24,11 +24,20 @@ pub(crate) const TOLD: &str = "PHALANX_FAULT";
 
 static ARMED: OnceLock<String> = OnceLock::new();
 
-/// Ends the process by SIGKILL if it was told to end here.
+/// Before a place, it says that the process is to be stopped there instead.
+pub(crate) const STOPPED: &str = "stopped at ";
+
+/// Ends the process by SIGKILL if it was told to end here; or stops it.
 pub(crate) fn fault(place: &'static str) {
-    if ARMED.get().is_some_and(|armed| armed == place) {
+    let Some(armed) = ARMED.get() else { return };
+    if armed == place {
         last_words();
         let _ = kill_process(getpid(), Signal::KILL);
+    } else if armed.strip_prefix(STOPPED) == Some(place) {
+        let _ = kill_process(getpid(), Signal::STOP);
+        loop {
+            std::thread::park(); // it may have been another thread that got it first
+        }
     }
 }
 

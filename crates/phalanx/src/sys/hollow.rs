@@ -380,6 +380,10 @@ pub(crate) fn block_signals<T>(start: impl FnOnce() -> T) -> T {
 }
 
 pub(crate) mod child {
+    pub(crate) fn is_stopped(pid: u32) -> bool {
+        false
+    }
+
     pub(crate) fn resident(pid: u32) -> Option<u64> {
         None
     }

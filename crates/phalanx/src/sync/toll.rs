@@ -7,6 +7,7 @@
 //! A machine that is busy may let none of them run for longer than that. Such a delay is one run's and
 //! not the next one's, whereas what a mechanism costs, such as an interval at which somebody looks, comes
 //! again each time. So the best of [`RUNS`] has to be prompt, and each has to end by the test's deadline.
+//! Where all code is slow, as under a sanitizer, `PHALANX_PROMPT` says how many milliseconds that are.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,8 +22,9 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 use crate::sys::socket::wait_readable;
 use crate::sys::{Memory, monotonic};
 
-/// Within which the others are to know.
-const PROMPT: Duration = Duration::from_millis(100);
+/// Milliseconds within which the others are to know, and where others are said.
+const PROMPT: u64 = 100;
+const OTHERS: &str = "PHALANX_PROMPT";
 const RUNS: u32 = 3;
 /// What ends by itself, as a thread that was joined, may take so long to be gone.
 const SETTLE: Duration = Duration::from_secs(5);
@@ -97,6 +99,8 @@ pub(crate) fn toll(point: impl std::fmt::Display, mut run: impl FnMut() -> Durat
         run(); // the first arena and the like of a process stay
         Holdings::settled()
     });
+    let others = std::env::var(OTHERS).ok().and_then(|millis| millis.parse().ok());
+    let prompt = Duration::from_millis(others.unwrap_or(PROMPT));
     let mut best = Duration::MAX;
     for _ in 0..RUNS {
         killed_at();
@@ -104,7 +108,7 @@ pub(crate) fn toll(point: impl std::fmt::Display, mut run: impl FnMut() -> Durat
         let killed = killed_at().unwrap_or_else(|| panic!("{point}: nobody was killed"));
         best = best.min(known.saturating_sub(killed));
         before.assert_kept(&point);
-        if best < PROMPT {
+        if best < prompt {
             return;
         }
     }

@@ -46,8 +46,16 @@ def no_fault(name: str) -> str:
 
 
 UNIT = {"unit tests": ["--lib"]}
-# These are about time: how long and short tasks share a worker, and a million of them in a minute.
-ABOUT_TIME = ("long_and_short_items_balance", "a_million_tasks_in_flight_take_no_descriptor")
+# These are about time: how long and short tasks share a worker, a million of them in a minute; and
+# what a worker tells in a second of where it is, which takes instrumented code several.
+ABOUT_TIME = (
+    "long_and_short_items_balance",
+    "a_million_tasks_in_flight_take_no_descriptor",
+    "a_task_whose_time_is_over_is_ended_alone",
+    "who_is_ended_says_where_it_was",
+    "workers_tell_what_they_are_doing_and_go_on",
+    "a_crash_says_where",
+)
 SKIPPED = [word for name in ABOUT_TIME for word in ("--skip", name)]
 INTEGRATION = {"integration tests": ["--test", "it", "--", *SKIPPED]}
 # Signals stay as they are: tests look at how processes end by them.
@@ -103,6 +111,7 @@ def main(names: list[str]) -> int:
         environment = home | {
             "CARGO_TARGET_DIR": str(ROOT / "target" / name),
             "RUSTFLAGS": f"-Zsanitizer={name}",
+            "PHALANX_PROMPT": "2000",  # milliseconds, instead of 100: see sync/toll.rs
             **each.options,
         }
         for what, binary in each.binaries.items():

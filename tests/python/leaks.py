@@ -88,10 +88,22 @@ def _descriptors() -> Counter[str]:
     return found
 
 
+def tasks() -> list[str]:
+    """The ids of this process's threads.
+
+    The kernel's listing goes from thread to thread, and stops short where the one that it is at
+    ends meanwhile: those after it seem not to be there. It is believed when it is twice the same.
+    """
+    listing: list[str] = []
+    while listing != (listing := os.listdir("/proc/self/task")):
+        pass
+    return listing
+
+
 def _threads() -> Counter[str]:
     """Python's threads by name, and all threads of the process by the name the kernel has."""
     found = Counter(f"Python thread {thread.name}" for thread in threading.enumerate())
-    for task in os.listdir("/proc/self/task"):
+    for task in tasks():
         try:
             name = _read(f"/proc/self/task/{task}/comm").decode().strip()
         except OSError:

@@ -8,7 +8,7 @@ import threading
 from multiprocessing import shared_memory
 from pathlib import Path
 
-from leaks import Holdings, descendants, kill_since, leaked_since
+from leaks import Holdings, descendants, kill_since, leaked_since, tasks
 from tasks import wait_until
 
 PATIENCE = 0.05  # seconds: what leaks here does so on purpose
@@ -60,6 +60,28 @@ def test_finds_a_thread_that_python_does_not_know():
     _thread.start_new_thread(stop.acquire, ())
     assert any(each.startswith("thread ") for each in leaked_since(before, PATIENCE))
     stop.release()
+
+
+def test_misses_no_thread_while_others_end():
+    # One that was missed before a test, and seen after it, would be its leak.
+    import _thread  # noqa: PLC0415
+
+    def stay() -> None:
+        names.append(str(threading.get_native_id()))
+        with stop:
+            ended.release()
+
+    names: list[str] = []
+    for _ in range(2000):  # of 1000 single listings of /proc/self/task, one is too short
+        for _ in range(3):
+            _thread.start_new_thread(int, ())
+        stop, ended = threading.Lock(), threading.Lock()
+        with stop:
+            ended.acquire()
+            _thread.start_new_thread(stay, ())
+            seen = tasks()
+        ended.acquire()
+        assert names[-1] in seen
 
 
 def test_finds_a_descriptor_and_tells_its_target():

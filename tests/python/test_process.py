@@ -439,6 +439,36 @@ def test_a_pool_whose_template_is_stopped_tells_of_deaths_and_goes_on(stopped):
         wait_until(lambda: all(worker.pid for worker in pool.stats()), "the next worker")
 
 
+@pytest.mark.time_limit(120)
+def test_a_template_that_stays_stopped_is_replaced_and_nobody_waits_for_ever(stopped, log):
+    ctx, stop = stopped
+    before = phalanx.forkserver._forkserver._forkserver_pid
+    ended = ctx.Process(target=sleep_long)
+    ended.start()
+    stop()
+    ended.kill()
+    processes = [ctx.Process(target=log.add, args=(number,)) for number in range(3)]
+    starting = [threading.Thread(target=process.start) for process in processes]
+    for thread in starting:
+        thread.start()
+    ended.join()
+    assert ended.exitcode == 255  # which only the template knew
+    for thread, process in zip(starting, processes, strict=True):
+        thread.join()
+        process.join()
+        assert process.exitcode == 0
+    assert sorted(log.lines()) == ["0", "1", "2"]
+    assert gone(before)
+
+
+@pytest.mark.time_limit(120)
+def test_a_pool_whose_template_stays_stopped_has_its_workers_from_another(stopped):
+    ctx, stop = stopped
+    stop()
+    with ctx.Pool(2) as pool:
+        assert pool.map(abs, range(-10, 0)) == list(range(10, 0, -1))
+
+
 def test_a_stopped_template_ends(template):
     ctx, pid = template
     phalanx.forkserver._forkserver._stop()

@@ -204,7 +204,8 @@ pub struct WorkerDied {
     pub task: Option<&'static str>,
     /// The deaths of the workers that had run the task before, the oldest first.
     pub earlier: Vec<WorkerDied>,
-    /// Where its threads were, if it could write that down as it died; else empty.
+    /// Where its threads were, if it crashed and could write that down as it died; else empty. In Rust that
+    /// is the backtrace of the thread that crashed; where its stack was full that thread was the task's.
     pub stack: String,
 }
 

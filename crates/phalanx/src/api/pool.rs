@@ -54,7 +54,7 @@ use crate::sys::socket::sealed;
 /// - A task that panics is an [`Error`](crate::Error) with message, place and backtrace for its own caller;
 ///   the worker goes on. (Backtraces are not taken where `RUST_BACKTRACE=0`.)
 /// - A worker that dies - by a signal, an abort, `exit` - loses the task that it was running, whose
-///   caller is told [how it died](crate::WorkerDied). Tasks that waited in it run elsewhere, once,
+///   caller is told [how it died](crate::WorkerDied), and of a crash also where. Tasks that waited in it run elsewhere, once,
 ///   and a new worker takes its place.
 /// - Dropping the pool kills its workers and all tasks in them; handles that wait are told.
 /// - When this process ends, however it ends, the kernel ends the workers.
@@ -425,6 +425,34 @@ impl Pool {
     /// In a forked child.
     pub fn stats(&self) -> Result<Vec<WorkerStats>> {
         self.core.stats()
+    }
+
+    /// What each worker is doing now: its process id and a backtrace, of its task without the frames around
+    /// it, or of how it waits for one.
+    ///
+    /// A worker goes on as soon as its backtrace is taken, which a copy of it does: within some
+    /// milliseconds, or a second if it was in the middle of an allocation, and then has `""`, as one has that
+    /// does not answer `within` that time: it is starting, or was stopped. Frames have names and lines as
+    /// far as the program has debug information.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// fn main() -> phalanx::Result<()> {
+    ///     phalanx::init();
+    ///     let pool = phalanx::Pool::new(2)?;
+    ///     for (pid, stack) in pool.dump_stacks(Duration::from_secs(1))? {
+    ///         println!("worker {pid}:\n{stack}");
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn dump_stacks(&self, within: Duration) -> Result<Vec<(u32, String)>> {
+        self.core.traces(within)
     }
 
     /// How many workers there are when all are at their place.

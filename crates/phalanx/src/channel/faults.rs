@@ -11,7 +11,7 @@
 //! | ... | after that | the descriptor |
 //! | who comes for a descriptor | anywhere | it is there for the next, unless it is for one alone and was asked for |
 //!
-//! No copy of a descriptor is left in any case.
+//! No copy of a descriptor is left in any case, and nothing else: each point's toll is taken (`sync/toll.rs`).
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -24,8 +24,9 @@ use super::queue::{Pushed, Queue};
 use super::reading::from_bytes;
 use crate::error::{Error, Result};
 use crate::sync::faults::{command, killed, open, path_of, say, start_test, told};
-use crate::sys::Event;
+use crate::sync::toll::{alone, toll};
 use crate::sys::socket::wait_readable;
+use crate::sys::{Event, monotonic};
 
 const STARTED: &str = "channel::faults::started";
 const NOWHERE: &str = "nowhere";
@@ -67,7 +68,7 @@ fn started() {
         ["send", _] => send(&Connection::new(Some(0))).unwrap(),
         ["receive", _] => receive(&Connection::new(Some(0))).unwrap(),
         ["host", _] => return host(),
-        ["guest", NOWHERE, ticket] => return drop(had(ticket).unwrap()),
+        ["guest", NOWHERE, ticket] => std::process::exit(had(ticket).is_err().into()),
         ["guest", _, ticket] => drop(had(ticket)),
         [operation, _, memory] => use_queue(operation, memory),
         _ => {}
@@ -94,90 +95,121 @@ fn kill(queue: &Queue, operation: &str, place: &str) {
     killed(start_test(STARTED, &told));
 }
 
-/// The queue holds `expected`, in this order, and works.
-fn holds(queue: &Queue, expected: &[u8], place: &str) {
+/// The queue holds `expected`, in this order, and works. Returns when all of that was had.
+fn holds(queue: &Queue, expected: &[u8], place: &str) -> Duration {
     assert_eq!(queue.len(), expected.len() as u64, "{place}");
     put(queue, 1).unwrap();
     for byte in expected.iter().chain(&[1]) {
         assert_eq!(take(queue).unwrap(), *byte, "{place}");
     }
-    // Many times round, so that a segment that was lost or is twice there would be seen.
+    let known = monotonic();
+    queue.assert_whole(place);
+    // Many times round, over what the death has left in the memory.
     for round in 0..100 {
         put(queue, round).unwrap();
         put(queue, 200).unwrap();
         assert_eq!((take(queue).unwrap(), take(queue).unwrap()), (round, 200), "{place}");
     }
     assert!(queue.is_empty(), "{place}");
+    queue.assert_whole(place);
+    known
 }
 
 #[test]
 fn one_killed_in_a_put_has_put_its_frame_whole_or_not_at_all() {
-    for (place, there) in [
-        ("stream: a segment is taken, and not in the table", false),
-        ("stream: frames are written, and not published", false),
-        ("stream: frames are half published", false),
-        ("stream: frames are published, with the lock held", true),
-        ("queue: a frame is put, before the wake-up", true),
-    ] {
-        let queue = Queue::new(None).unwrap();
-        put(&queue, 5).unwrap();
-        kill(&queue, "put", place);
-        holds(&queue, if there { &[5, 9] } else { &[5] }, place);
-    }
+    alone(|| {
+        for (place, there) in [
+            ("stream: a segment is taken, and not in the table", false),
+            ("stream: frames are written, and not published", false),
+            ("stream: frames are half published", false),
+            ("stream: frames are published, with the lock held", true),
+            ("queue: a frame is put, before the wake-up", true),
+        ] {
+            toll(place, || {
+                let queue = Queue::new(None).unwrap();
+                put(&queue, 5).unwrap();
+                kill(&queue, "put", place);
+                holds(&queue, if there { &[5, 9] } else { &[5] }, place)
+            });
+        }
+    });
 }
 
 #[test]
 fn one_killed_in_a_get_has_taken_its_frame_or_left_it() {
-    for (place, taken) in [
-        ("stream: frames are read, and not popped", false),
-        ("stream: frames are half popped", false),
-        ("stream: frames are popped, with the lock held", true),
-        ("queue: a frame is taken, before the wake-up", true),
-    ] {
-        let queue = Queue::new(None).unwrap();
-        (5..8).try_for_each(|byte| put(&queue, byte)).unwrap();
-        kill(&queue, "get", place);
-        holds(&queue, if taken { &[6, 7] } else { &[5, 6, 7] }, place);
-    }
+    alone(|| {
+        for (place, taken) in [
+            ("stream: frames are read, and not popped", false),
+            ("stream: frames are half popped", false),
+            ("stream: frames are popped, with the lock held", true),
+            ("queue: a frame is taken, before the wake-up", true),
+        ] {
+            toll(place, || {
+                let queue = Queue::new(None).unwrap();
+                (5..8).try_for_each(|byte| put(&queue, byte)).unwrap();
+                kill(&queue, "get", place);
+                holds(&queue, if taken { &[6, 7] } else { &[5, 6, 7] }, place)
+            });
+        }
+    });
 }
 
 #[test]
 fn one_killed_while_it_collects_segments_loses_none() {
-    for place in [
-        "stream: a segment is noted as free, and not counted",
-        "stream: a segment is free, and not settled",
-    ] {
-        let queue = Queue::new(None).unwrap();
-        (0..3).try_for_each(|byte| put(&queue, byte)).unwrap();
-        (0..3).for_each(|byte| assert_eq!(take(&queue).unwrap(), byte));
-        kill(&queue, "put", place);
-        holds(&queue, &[], place);
-    }
+    alone(|| {
+        for place in [
+            "stream: a segment is noted as free, and not counted",
+            "stream: a segment is free, and not settled",
+        ] {
+            toll(place, || {
+                let queue = Queue::new(None).unwrap();
+                (0..3).try_for_each(|byte| put(&queue, byte)).unwrap();
+                (0..3).for_each(|byte| assert_eq!(take(&queue).unwrap(), byte));
+                kill(&queue, "put", place);
+                holds(&queue, &[], place)
+            });
+        }
+    });
 }
 
 #[test]
 fn one_who_waits_gets_what_was_put_by_one_killed_before_the_wake_up() {
-    let queue = Queue::new(None).unwrap();
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| take(&queue));
-        kill(&queue, "put", "queue: a frame is put, before the wake-up");
-        assert_eq!(waiting.join().unwrap().unwrap(), 9);
+    alone(|| {
+        let place = "queue: a frame is put, before the wake-up";
+        toll(place, || {
+            let queue = Queue::new(None).unwrap();
+            std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| (take(&queue), monotonic()));
+                kill(&queue, "put", place);
+                let (taken, known) = waiting.join().unwrap();
+                assert_eq!(taken.unwrap(), 9);
+                known
+            })
+        });
     });
 }
 
 #[test]
 fn one_who_waits_for_room_gets_what_was_made_by_one_killed_before_the_wake_up() {
-    let queue = Queue::new(Some(1)).unwrap();
-    put(&queue, 5).unwrap();
-    std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| {
-            assert!(queue.wait_room(soon()));
-            put(&queue, 6)
+    alone(|| {
+        let place = "queue: a frame is taken, before the wake-up";
+        toll(place, || {
+            let queue = Queue::new(Some(1)).unwrap();
+            put(&queue, 5).unwrap();
+            let known = std::thread::scope(|scope| {
+                let waiting = scope.spawn(|| {
+                    assert!(queue.wait_room(soon()));
+                    (put(&queue, 6), monotonic())
+                });
+                kill(&queue, "get", place);
+                let (put, known) = waiting.join().unwrap();
+                put.unwrap();
+                known
+            });
+            assert_eq!(take(&queue).unwrap(), 6);
+            known
         });
-        kill(&queue, "get", "queue: a frame is taken, before the wake-up");
-        waiting.join().unwrap().unwrap();
     });
-    assert_eq!(take(&queue).unwrap(), 6);
 }
 
 /// Bytes of a message: more than a socket holds.
@@ -206,41 +238,53 @@ fn converse(operation: &str, place: &str) -> (OwnedFd, std::process::Child) {
 
 #[test]
 fn a_message_of_one_who_is_killed_is_whole_or_the_end_is_told_at_once() {
-    for (place, is_whole, is_begun) in [
-        ("connection: a message is begun, and not sent", false, false),
-        ("connection: some of a message is sent", false, true),
-        ("connection: a message is sent", true, true),
-    ] {
-        let (ours, child) = converse("send", place);
-        let end = Connection::new(Some(ours.as_raw_fd()));
-        if is_whole {
-            receive(&end).unwrap();
+    alone(|| {
+        for (place, is_whole, is_begun) in [
+            ("connection: a message is begun, and not sent", false, false),
+            ("connection: some of a message is sent", false, true),
+            ("connection: a message is sent", true, true),
+        ] {
+            toll(place, || {
+                let (ours, child) = converse("send", place);
+                let end = Connection::new(Some(ours.as_raw_fd()));
+                if is_whole {
+                    receive(&end).unwrap();
+                }
+                let error = receive(&end).expect_err("nobody is there");
+                let known = monotonic();
+                assert!(error.is_end(), "{place}: {error}");
+                assert_eq!(error.is_end_inside(), is_begun && !is_whole, "{place}");
+                killed(child);
+                known
+            });
         }
-        let error = receive(&end).expect_err("nobody is there");
-        assert!(error.is_end(), "{place}: {error}");
-        assert_eq!(error.is_end_inside(), is_begun && !is_whole, "{place}");
-        killed(child);
-    }
+    });
 }
 
 #[test]
 fn one_who_sends_to_one_who_is_killed_is_told_at_once() {
-    for (place, gets_one) in [
-        ("connection: a message is awaited", false),
-        ("connection: a header is received", false),
-        ("connection: some of a message is received", false),
-        ("connection: a message is received", true),
-    ] {
-        let (ours, child) = converse("receive", place);
-        let end = Connection::new(Some(ours.as_raw_fd()));
-        if gets_one {
-            send(&end).unwrap();
+    alone(|| {
+        for (place, gets_one) in [
+            ("connection: a message is awaited", false),
+            ("connection: a header is received", false),
+            ("connection: some of a message is received", false),
+            ("connection: a message is received", true),
+        ] {
+            toll(place, || {
+                let (ours, child) = converse("receive", place);
+                let end = Connection::new(Some(ours.as_raw_fd()));
+                if gets_one {
+                    send(&end).unwrap();
+                }
+                let error = send(&end).expect_err("nobody is there");
+                let known = monotonic();
+                let errno = error.os_error().and_then(std::io::Error::raw_os_error);
+                assert_eq!(errno, Some(libc::EPIPE), "{place}");
+                killed(child);
+                known
+            });
         }
-        let error = send(&end).expect_err("nobody is there");
-        let errno = error.os_error().and_then(std::io::Error::raw_os_error);
-        assert_eq!(errno, Some(libc::EPIPE), "{place}");
-        killed(child);
-    }
+    });
 }
 
 fn written(fd: impl AsFd, once: bool) -> (String, Tickets) {
@@ -273,56 +317,72 @@ fn has_ended(mut reader: std::io::PipeReader) -> bool {
     wait_readable(&reader, Some(soon())).unwrap() && reader.read(&mut [0]).unwrap() == 0
 }
 
+/// Has a host killed at `place`, and comes for its descriptor.
+fn come_for(place: &str, is_had: Option<bool>) -> Duration {
+    let (mut reader, writer) = std::io::pipe().unwrap();
+    let told = format!("host|{place}");
+    let host = command(STARTED, &told).stdin(writer).stderr(Stdio::piped()).spawn();
+    let mut host = host.unwrap();
+    let mut ticket = String::new();
+    BufReader::new(host.stderr.take().unwrap()).read_line(&mut ticket).unwrap();
+    assert_eq!(ticket.is_empty(), is_had.is_none(), "{place}");
+    let got = is_had.map(|_| had(ticket.trim()));
+    let known = monotonic();
+    killed(host);
+    match got {
+        Some(Ok(fd)) => {
+            assert_eq!(is_had, Some(true), "{place}");
+            std::fs::File::from(fd).write_all(b"x").unwrap();
+            assert_eq!(reader.read(&mut [0]).unwrap(), 1, "{place}");
+        }
+        Some(Err(why)) => {
+            assert!(why.contains("the process has ended"), "{place}: {why}");
+            assert_eq!(is_had, Some(false), "{place}");
+        }
+        None => {}
+    }
+    assert!(has_ended(reader), "{place}: a copy is left");
+    known
+}
+
 #[test]
 fn a_descriptor_of_one_who_is_killed_is_had_or_missed_at_once() {
-    for (place, is_had) in [
-        ("passing: a ticket is issued, and not written", None),
-        ("passing: a guest has spoken, and is not heard", Some(false)),
-        ("passing: a descriptor is taken, and not handed over", Some(false)),
-        ("passing: a descriptor is handed over", Some(true)),
-    ] {
-        let (mut reader, writer) = std::io::pipe().unwrap();
-        let told = format!("host|{place}");
-        let host = command(STARTED, &told).stdin(writer).stderr(Stdio::piped()).spawn();
-        let mut host = host.unwrap();
-        let mut ticket = String::new();
-        BufReader::new(host.stderr.take().unwrap()).read_line(&mut ticket).unwrap();
-        assert_eq!(ticket.is_empty(), is_had.is_none(), "{place}");
-        let got = is_had.map(|_| had(ticket.trim()));
-        killed(host);
-        match got {
-            Some(Ok(fd)) => {
-                assert_eq!(is_had, Some(true), "{place}");
-                std::fs::File::from(fd).write_all(b"x").unwrap();
-                assert_eq!(reader.read(&mut [0]).unwrap(), 1, "{place}");
-            }
-            Some(Err(why)) => {
-                assert!(why.contains("the process has ended"), "{place}: {why}");
-                assert_eq!(is_had, Some(false), "{place}");
-            }
-            None => {}
+    alone(|| {
+        for (place, is_had) in [
+            ("passing: a ticket is issued, and not written", None),
+            ("passing: a guest has spoken, and is not heard", Some(false)),
+            ("passing: a descriptor is taken, and not handed over", Some(false)),
+            ("passing: a descriptor is handed over", Some(true)),
+        ] {
+            toll(place, || come_for(place, is_had));
         }
-        assert!(has_ended(reader), "{place}: a copy is left");
-    }
+    });
 }
 
 #[test]
 fn a_descriptor_that_one_came_for_who_is_killed_is_there_for_the_next_or_gone() {
-    for (place, has_asked) in [
-        ("passing: a guest has come, and has not spoken", false),
-        ("passing: a guest has spoken", true),
-        ("passing: a guest has what it came for", true),
-    ] {
-        for once in [false, true] {
-            let (reader, writer) = std::io::pipe().unwrap();
-            let (ticket, tickets) = written(&writer, once);
-            drop(writer);
-            killed(start_test(STARTED, &format!("guest|{place}|{ticket}")));
-            let mut next = command(STARTED, &format!("guest|{NOWHERE}|{ticket}"));
-            let next = next.stderr(Stdio::null()).status().unwrap();
-            assert_eq!(next.success(), !(once && has_asked), "{place}, once: {once}");
-            drop(tickets);
-            assert!(has_ended(reader), "{place}, once: {once}: a copy is left");
+    alone(|| {
+        for (place, has_asked) in [
+            ("passing: a guest has come, and has not spoken", false),
+            ("passing: a guest has spoken", true),
+            ("passing: a guest has what it came for", true),
+        ] {
+            for once in [false, true] {
+                let case = format!("{place}, once: {once}");
+                toll(&case, || {
+                    let (reader, writer) = std::io::pipe().unwrap();
+                    let (ticket, tickets) = written(&writer, once);
+                    drop(writer);
+                    killed(start_test(STARTED, &format!("guest|{place}|{ticket}")));
+                    let mut next = command(STARTED, &format!("guest|{NOWHERE}|{ticket}"));
+                    let next = next.stderr(Stdio::null()).status().unwrap();
+                    let known = monotonic();
+                    assert_eq!(next.success(), !(once && has_asked), "{case}");
+                    drop(tickets);
+                    assert!(has_ended(reader), "{case}: a copy is left");
+                    known
+                });
+            }
         }
-    }
+    });
 }

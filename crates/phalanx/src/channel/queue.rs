@@ -132,6 +132,11 @@ impl Queue {
         self.stream.len()
     }
 
+    #[cfg(test)]
+    pub(super) fn assert_whole(&self, case: &str) {
+        self.stream.assert_whole(case);
+    }
+
     /// Is there no frame, at this instant?
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -304,6 +304,27 @@ impl Stream {
     }
 }
 
+/// What is to hold whenever nobody is at the tail.
+#[cfg(test)]
+impl Stream {
+    /// Each segment that was ever given out stands at one place of the row or is free, and is so once.
+    pub(super) fn assert_whole(&self, case: &str) {
+        let pusher = self.try_push().unwrap().expect("nobody has the lock");
+        pusher.settle().unwrap();
+        let tail = &self.tail;
+        let free = tail.free.load(Ordering::Relaxed);
+        let free = self.spare()[..free as usize].iter().map(|spare| spare.load(Ordering::Relaxed));
+        let row = tail.settled.load(Ordering::Relaxed)..tail.mapped.load(Ordering::Relaxed);
+        let mut known: Vec<u32> =
+            row.map(|place| self.segment(place).unwrap()).chain(free).collect();
+        known.sort_unstable();
+        assert!(
+            known.iter().copied().eq(0..tail.fresh.load(Ordering::Relaxed)),
+            "{case}: {known:?}"
+        );
+    }
+}
+
 /// Who holds the tail's lock.
 #[must_use]
 pub(super) struct Pusher<'a>(&'a Stream);

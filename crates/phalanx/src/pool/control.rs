@@ -33,10 +33,7 @@ use super::state::State;
 use super::task::Outcome;
 use crate::error::{Ended, Why, WorkerDied};
 use crate::process::Exit;
-use crate::sys::{monotonic, trace_signal};
-
-/// What the kernel or a library ends a process by that has gone wrong.
-const CRASHES: [i32; 5] = [libc::SIGSEGV, libc::SIGABRT, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
+use crate::sys::{CRASHES, monotonic, trace_signal};
 
 /// What is agreed upon for a task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +73,9 @@ impl Default for Terms {
 
 /// A worker that was sent SIGTERM has at least so long.
 const LEAST: Duration = Duration::from_millis(100);
+/// And so much longer if it was asked for a trace before, which it finishes first: that of a program with
+/// much debug information takes two tenths of a second (`sys/linux/stack.rs`).
+const TRACE: Duration = Duration::from_millis(400);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -104,6 +104,8 @@ struct Ending {
     task: TaskId,
     reason: Reason,
     grace: Duration,
+    /// It was asked for a trace.
+    traced: bool,
     next: Option<(Instant, Step)>,
 }
 
@@ -112,9 +114,11 @@ impl Ending {
     fn step(&mut self, now: Instant, can: bool) -> Option<Step> {
         let (_, step) = self.next.filter(|(at, _)| *at <= now)?;
         let step = if step == Step::Trace && !can { Step::Terminate } else { step };
+        let trace = if self.traced { TRACE } else { Duration::ZERO };
+        self.traced |= step == Step::Trace;
         self.next = match step {
             Step::Trace => Some((now + LEAST, Step::Terminate)),
-            Step::Terminate => Some((now + self.grace.max(LEAST), Step::Kill)),
+            Step::Terminate => Some((now + self.grace.max(LEAST) + trace, Step::Kill)),
             Step::Kill => None,
         };
         Some(step)
@@ -264,7 +268,7 @@ impl State {
             grace = grace.min(LEAST); // it may go on growing
         }
         let next = now.checked_add(grace).map(|at| (at, Step::Trace));
-        self.control.endings.push(Ending { worker, task, reason, grace, next });
+        self.control.endings.push(Ending { worker, task, reason, grace, traced: false, next });
         self.desks[worker].tell(task, reason.why);
         self.signal(worker, libc::SIGURG);
     }
@@ -402,7 +406,7 @@ mod tests {
         let start = Instant::now();
         let next = Some((start + grace, Step::Trace));
         let reason = Why::Cancelled.into();
-        let mut ending = Ending { worker: 0, task: 1, reason, grace, next };
+        let mut ending = Ending { worker: 0, task: 1, reason, grace, traced: false, next };
         assert_eq!(ending.step(start, false), None);
         assert_eq!(ending.step(start + grace, false), Some(Step::Terminate));
         assert_eq!(ending.step(start + grace, false), None);
@@ -412,6 +416,8 @@ mod tests {
         assert_eq!(ending.step(start + grace, true), Some(Step::Trace));
         assert_eq!(ending.step(start + grace, true), None);
         assert_eq!(ending.step(start + grace + LEAST, true), Some(Step::Terminate));
+        assert_eq!(ending.step(start + 2 * grace + LEAST, true), None);
+        assert_eq!(ending.step(start + 2 * grace + LEAST + TRACE, true), Some(Step::Kill));
     }
 
     #[test]

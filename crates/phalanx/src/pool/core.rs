@@ -24,7 +24,7 @@ use crate::process::Child;
 use crate::shm::{Region, Sleeper};
 use crate::sync::fault;
 use crate::sys::child::resident;
-use crate::sys::{Event, ForkClosed, Report, fork, lifeline, monotonic, report};
+use crate::sys::{Event, ForkClosed, Report, fork, lifeline, monotonic, report, trace_signal};
 
 /// Something that a pool's user must do: it needs the user's language.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -354,16 +354,33 @@ impl Core {
 
     /// What each worker is doing, if it can say so in time: its process and its stack, as text.
     ///
+    /// That is for workers that hear `SIGURG`, which tells them of their tasks' ends, too.
+    ///
     /// # Errors
     ///
     /// In a forked child.
     pub fn stacks(&self, within: Duration) -> Result<Vec<(u32, String)>> {
+        self.answers(within, |_| libc::SIGURG)
+    }
+
+    /// As [`stacks`](Self::stacks), for workers that answer [`trace_signal`] without a look at what they
+    /// are in the middle of.
+    pub(crate) fn traces(&self, within: Duration) -> Result<Vec<(u32, String)>> {
+        // Before it is ready, that signal would kill it, and this one does nothing.
+        self.answers(within, |staff| if staff.traces { trace_signal() } else { libc::SIGURG })
+    }
+
+    fn answers(
+        &self,
+        within: Duration,
+        question: impl Fn(&Staff) -> i32,
+    ) -> Result<Vec<(u32, String)>> {
         const QUIET: Duration = Duration::from_millis(10);
         let deadline = Instant::now() + within;
         let mut stacks: Vec<(u32, String, Instant)> = Vec::new();
         for staff in self.0.lock()?.desks.iter().filter_map(|desk| desk.staff.as_ref()) {
             drop(staff.stack()); // of earlier times
-            if staff.child.signal(libc::SIGURG).is_ok() {
+            if staff.child.signal(question(staff)).is_ok() {
                 stacks.push((staff.child.pid(), String::new(), Instant::now()));
             }
         }
@@ -533,6 +550,14 @@ impl Core {
     pub(super) fn assert_at_rest(&self) {
         self.0.lock().unwrap().assert_at_rest();
         assert!(self.0.store.is_whole(), "a slot is taken still");
+    }
+
+    /// Of the memory of a pool that has ended, no more has pages than its seats and what is kept for the
+    /// next large arguments: nothing of what its workers have sent, the dead ones' included.
+    #[cfg(test)]
+    pub(super) fn assert_given_back(&self) {
+        let (used, kept) = (self.0.region.used_by_spans().unwrap(), self.0.store.kept());
+        assert!(used <= kept, "{used} bytes are in use, and {kept} are kept");
     }
 
     /// Why the pool broke, if it did.

@@ -8,6 +8,8 @@
 //! | worker | when it is to leave, at any line until its exit | the pool ends as if it had left |
 //! | worker | when it retires after its last task | the outcome; what waits is run by its successor |
 //! | owner | at any line of close, terminate, join and drop | the kernel ends the workers, busy or not; memory has no name |
+//!
+//! Each point's toll is taken: `sync/toll.rs`.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::process::ExitStatusExt;
@@ -24,6 +26,8 @@ use super::worker::{Duty, End, Worker};
 use crate::process::Child;
 use crate::sync::fault;
 use crate::sync::faults::{arguments, say, story, told};
+use crate::sync::toll::{alone, toll};
+use crate::sys::monotonic;
 
 const STARTED: &str = "pool::faults::started";
 const NOWHERE: &str = "nowhere";
@@ -98,17 +102,24 @@ fn body(index: u64, size: usize) -> Vec<u8> {
 }
 
 /// What becomes of tasks whose first worker is killed at `place`, by index: the process id of the
-/// worker whose death lost it, if that is what became of it.
-fn outcomes(place: &str, size: usize, terms: Terms) -> Vec<Option<u32>> {
+/// worker whose death lost it, if that is what became of it. And when its owner knew of the death: when a
+/// task was told to be lost, and a successor asked for.
+fn outcomes(place: &str, size: usize, terms: Terms) -> (Vec<Option<u32>>, Duration) {
     let case = format!("{place}, {size} bytes");
     let core = Core::new(1, terms, Limits::default()).unwrap();
     let group = submit(&core, (0..TASKS).map(|index| body(index, size)));
     let doomed = hire(&core, 0, place, None);
-    assert_eq!(doomed.wait_until(soon()).unwrap().unwrap().signal(), Some(9), "{case}");
     assert_eq!(core.errand(soon()).unwrap(), Some(Errand::Staff(0)), "{case}");
-    hire(&core, 0, NOWHERE, None);
+    let mut known = monotonic();
+    assert_eq!(doomed.wait_until(soon()).unwrap().unwrap().signal(), Some(9), "{case}");
+    let mut successor = None;
     let mut lost = vec![None; TASKS as usize];
     loop {
+        // What the death has lost is told without a successor.
+        let first = successor.is_none() && group.has(Until::Next);
+        if !first {
+            successor.get_or_insert_with(|| hire(&core, 0, NOWHERE, None));
+        }
         assert!(core.wait(&group, Until::Next, soon()).unwrap(), "{case}: not all tasks end");
         let Next::Outcome(index, outcome) = group.next() else { break };
         match outcome {
@@ -116,6 +127,8 @@ fn outcomes(place: &str, size: usize, terms: Terms) -> Vec<Option<u32>> {
                 assert!(parcel.into_stream().unwrap() == body(index, size), "{case}: {index}");
             }
             Outcome::Lost(death) => {
+                assert!(first, "{case}: {index} was told late");
+                known = monotonic();
                 assert_eq!(death.exit.unwrap().signal(), Some(9), "{case}");
                 lost[index as usize] = Some(death.pid);
             }
@@ -125,8 +138,9 @@ fn outcomes(place: &str, size: usize, terms: Terms) -> Vec<Option<u32>> {
     core.assert_at_rest();
     core.close().unwrap();
     assert!(core.wait_ended(soon()).unwrap(), "{case}: the pool does not end");
+    core.assert_given_back();
     assert!(lost.iter().flatten().all(|pid| *pid == doomed.pid()), "{case}");
-    lost
+    (lost, known)
 }
 
 /// A worker's way through a task, and whether a death there loses it.
@@ -143,59 +157,99 @@ const PLACES: [(&str, bool); 8] = [
 
 #[test]
 fn a_worker_killed_at_any_line_loses_the_task_that_it_had_claimed_and_no_other() {
-    for size in SIZES {
-        for (place, loses) in PLACES {
-            let lost = outcomes(place, size, Terms::ABRUPT);
-            let count = lost.iter().flatten().count();
-            assert_eq!(count, usize::from(loses), "{place}, {size} bytes: {lost:?}");
-            assert_eq!(lost[0].is_some(), loses, "{place}, {size} bytes");
+    alone(|| {
+        for size in SIZES {
+            for (place, loses) in PLACES {
+                let case = format!("{place}, {size} bytes");
+                toll(&case, || {
+                    let (lost, known) = outcomes(place, size, Terms::ABRUPT);
+                    let count = lost.iter().flatten().count();
+                    assert_eq!(count, usize::from(loses), "{case}: {lost:?}");
+                    assert_eq!(lost[0].is_some(), loses, "{case}");
+                    known
+                });
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_worker_killed_between_the_frames_of_an_outcome_loses_it_whole() {
-    let lost = outcomes("worker: an outcome is pushed in part", SIZES[1], Terms::ABRUPT);
-    assert_eq!(lost.iter().flatten().count(), 1, "{lost:?}");
-    assert!(lost[0].is_some());
+    alone(|| {
+        let place = "worker: an outcome is pushed in part";
+        toll(place, || {
+            let (lost, known) = outcomes(place, SIZES[1], Terms::ABRUPT);
+            assert_eq!(lost.iter().flatten().count(), 1, "{lost:?}");
+            assert!(lost[0].is_some());
+            known
+        });
+    });
 }
 
 #[test]
 fn with_another_try_nothing_is_lost_at_any_line() {
-    let terms = Terms { retries: 1, ..Terms::ABRUPT };
-    for size in SIZES {
-        for (place, _) in PLACES {
-            assert_eq!(outcomes(place, size, terms), [None; TASKS as usize], "{place}");
+    alone(|| {
+        let terms = Terms { retries: 1, ..Terms::ABRUPT };
+        for size in SIZES {
+            for (place, _) in PLACES {
+                toll(format!("{place}, {size} bytes"), || {
+                    let (lost, known) = outcomes(place, size, terms);
+                    assert_eq!(lost, [None; TASKS as usize], "{place}");
+                    known
+                });
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn a_worker_killed_while_it_leaves_keeps_nobody() {
-    for place in ["worker: it leaves", "a worker has left, before its exit"] {
-        let core = Core::new(1, Terms::ABRUPT, Limits::default()).unwrap();
-        let doomed = hire(&core, 0, place, None);
-        core.close().unwrap();
-        assert!(core.wait_ended(soon()).unwrap(), "{place}");
-        assert_eq!(doomed.wait_until(soon()).unwrap().unwrap().signal(), Some(9), "{place}");
-        assert!(core.broken().unwrap().is_none(), "{place}");
-    }
+    alone(|| {
+        for place in ["worker: it leaves", "a worker has left, before its exit"] {
+            toll(place, || {
+                let core = Core::new(1, Terms::ABRUPT, Limits::default()).unwrap();
+                let doomed = hire(&core, 0, place, None);
+                core.close().unwrap();
+                assert!(core.wait_ended(soon()).unwrap(), "{place}");
+                let known = monotonic();
+                assert_eq!(
+                    doomed.wait_until(soon()).unwrap().unwrap().signal(),
+                    Some(9),
+                    "{place}"
+                );
+                assert!(core.broken().unwrap().is_none(), "{place}");
+                core.assert_given_back();
+                known
+            });
+        }
+    });
 }
 
 #[test]
 fn a_worker_killed_while_it_retires_loses_nothing() {
-    for place in ["worker: it retires", "a worker has left, before its exit"] {
-        let core = Core::new(1, Terms::ABRUPT, Limits::default()).unwrap();
-        let group = submit(&core, (0..TASKS).map(|index| body(index, 10)));
-        let doomed = hire(&core, 0, place, Some(1));
-        assert_eq!(doomed.wait_until(soon()).unwrap().unwrap().signal(), Some(9), "{place}");
-        assert_eq!(core.errand(soon()).unwrap(), Some(Errand::Staff(0)), "{place}");
-        hire(&core, 0, NOWHERE, None);
-        assert_eq!(returned(&core, &group), TASKS, "{place}");
-        core.assert_at_rest();
-        core.close().unwrap();
-        assert!(core.wait_ended(soon()).unwrap(), "{place}");
-    }
+    alone(|| {
+        for place in ["worker: it retires", "a worker has left, before its exit"] {
+            toll(place, || {
+                let core = Core::new(1, Terms::ABRUPT, Limits::default()).unwrap();
+                let group = submit(&core, (0..TASKS).map(|index| body(index, 10)));
+                let doomed = hire(&core, 0, place, Some(1));
+                assert_eq!(core.errand(soon()).unwrap(), Some(Errand::Staff(0)), "{place}");
+                let known = monotonic();
+                assert_eq!(
+                    doomed.wait_until(soon()).unwrap().unwrap().signal(),
+                    Some(9),
+                    "{place}"
+                );
+                hire(&core, 0, NOWHERE, None);
+                assert_eq!(returned(&core, &group), TASKS, "{place}");
+                core.assert_at_rest();
+                core.close().unwrap();
+                assert!(core.wait_ended(soon()).unwrap(), "{place}");
+                core.assert_given_back();
+                known
+            });
+        }
+    });
 }
 
 fn submit(core: &Core, bodies: impl Iterator<Item = Vec<u8>>) -> Arc<Group> {
@@ -248,25 +302,34 @@ fn own(how: &str) {
 
 #[test]
 fn an_owner_killed_at_any_line_of_its_pools_end_leaves_no_worker() {
-    for (how, place) in [
-        ("close", "pool: it is closed, and nobody has looked"),
-        ("close", "pool: nothing is left to do, and no worker is told"),
-        ("close", "pool: workers are to leave, before the bells"),
-        ("close", "pool: its end is awaited"),
-        ("close", "pool: a worker's end is seen, and not noted"),
-        ("terminate", "pool: it has failed, and no task is told"),
-        ("terminate", "pool: tasks are let down, and no worker is told"),
-        ("terminate", "pool: workers are told to leave, before the signals"),
-        ("terminate", "pool: workers have got a signal, before the bells"),
-        ("terminate", "pool: its end is awaited"),
-        ("terminate", "pool: a worker's end is seen, and not noted"),
-        ("drop", "pool: workers are killed, and not gone"),
-    ] {
-        let (lines, end) = story(STARTED, &format!("own|{place}|{how}"));
-        assert_eq!((lines, end.signal()), (vec![], Some(9)), "{how}: {place}");
-    }
-    for how in ["close", "terminate", "drop"] {
-        let (lines, end) = story(STARTED, &format!("own|{NOWHERE}|{how}"));
-        assert_eq!((&lines[..], end.code()), (&["it came by".to_string()][..], Some(0)), "{how}");
-    }
+    alone(|| {
+        for (how, place) in [
+            ("close", "pool: it is closed, and nobody has looked"),
+            ("close", "pool: nothing is left to do, and no worker is told"),
+            ("close", "pool: workers are to leave, before the bells"),
+            ("close", "pool: its end is awaited"),
+            ("close", "pool: a worker's end is seen, and not noted"),
+            ("terminate", "pool: it has failed, and no task is told"),
+            ("terminate", "pool: tasks are let down, and no worker is told"),
+            ("terminate", "pool: workers are told to leave, before the signals"),
+            ("terminate", "pool: workers have got a signal, before the bells"),
+            ("terminate", "pool: its end is awaited"),
+            ("terminate", "pool: a worker's end is seen, and not noted"),
+            ("drop", "pool: workers are killed, and not gone"),
+        ] {
+            toll(format!("{how}: {place}"), || {
+                let story = story(STARTED, &format!("own|{place}|{how}"));
+                assert_eq!((story.lines, story.end.signal()), (vec![], Some(9)), "{how}: {place}");
+                story.over
+            });
+        }
+        for how in ["close", "terminate", "drop"] {
+            let story = story(STARTED, &format!("own|{NOWHERE}|{how}"));
+            assert_eq!(
+                (story.lines, story.end.code()),
+                (vec!["it came by".into()], Some(0)),
+                "{how}"
+            );
+        }
+    });
 }

@@ -168,6 +168,12 @@ impl Store {
         self.slab.as_ref().is_none_or(|slab| slab.is_whole())
     }
 
+    /// How many bytes of free slots have pages.
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> u64 {
+        self.slab.as_ref().map_or(0, |slab| slab.kept() as u64)
+    }
+
     /// A slot of `len` bytes, to be written where it is; what is in it is whatever it is. `None`: it
     /// is too small to lie apart, or there is no room.
     #[must_use]

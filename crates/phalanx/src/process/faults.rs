@@ -4,6 +4,7 @@
 //! | --- | --- | --- | --- |
 //! | template | a request has come, in part or whole; a child is forked; its answer is not sent | EPIPE, so it asks another template | once, by that one |
 //! | template | an answer is sent; an end is not reported | a child whose code is lost: 255 | once |
+//! | template, by its owner | it is stopped anywhere, and stays so | as if it had been killed there | as above |
 //! | child | on either side of its gate | a child that was killed: -9 | never |
 //! | owner | before all of a request is sent | | never |
 //! | owner | a request is sent; its answer is read | | never |
@@ -11,7 +12,7 @@
 //! | owner | anywhere, while the template is stopped | | as above |
 //!
 //! Nothing is left in any case: all that the story has is a pipe, standard error, that ends with the
-//! last process that has it. And none of those who go on has more descriptors than before.
+//! last process that has it. And none of those who go on holds more than before (`sync/toll.rs`).
 
 use std::os::fd::AsRawFd;
 use std::os::unix::process::ExitStatusExt;
@@ -22,7 +23,8 @@ use super::template::Template;
 use super::template_server::{Next, TemplateServer};
 use crate::error::Result;
 use crate::sync::fault;
-use crate::sync::faults::{self, say, told};
+use crate::sync::faults::{self, STOPPED, say, say_known, told};
+use crate::sync::toll::{Holdings, alone, toll};
 use crate::sys::fork::fork;
 
 const STARTED: &str = "process::faults::started";
@@ -87,7 +89,7 @@ fn descriptors(pid: u32) -> usize {
 
 /// Asks a template for a child, and if it dies another one, as Python's `forkserver` does.
 fn own(place: &str, stop: &str) {
-    let before = descriptors(std::process::id());
+    let before = Holdings::now();
     let doomed = template(place);
     if !stop.is_empty() {
         if stop == SERVING {
@@ -99,10 +101,18 @@ fn own(place: &str, stop: &str) {
             std::thread::yield_now();
         }
         fault("the template is stopped");
+        if stop == FULL {
+            return fill(&doomed);
+        }
     }
     match launch(&doomed) {
-        Ok(child) => say(&format!("it ended with {}", code(&child))),
+        Ok(child) => {
+            let code = code(&child);
+            say_known();
+            say(&format!("it ended with {code}"));
+        }
         Err(error) => {
+            say_known();
             say(&format!("{:?}", error.os_error().and_then(std::io::Error::raw_os_error)));
             let other = template(NOWHERE);
             say(&format!("another ended with {}", code(&launch(&other).unwrap())));
@@ -121,14 +131,31 @@ fn own(place: &str, stop: &str) {
         assert_eq!(code(doomed.process()), -9, "killed at {place}");
     }
     drop(doomed);
-    assert_eq!(descriptors(std::process::id()), before, "descriptors are left");
+    before.assert_kept(&place);
 }
 
-/// What was said until all processes had ended, in no order, and the signal that ended the owner.
-fn story(owner: &str, template: &str, stop: &str) -> (Vec<String>, Option<i32>) {
+/// Asks until there is no room for one more request.
+fn fill(stopped: &Template) {
+    let mut launches = Vec::new();
+    let error = loop {
+        match stopped.launch(b"payload", &[], &[0; 4000]) {
+            Ok(launch) => launches.push(launch),
+            Err(error) => break error,
+        }
+    };
+    assert!(launches.len() > 10, "only {} had room: {error}", launches.len());
+    for mut launch in launches {
+        assert!(launch.wait_until(soon()).is_err());
+    }
+    say(&format!("{:?}", error.os_error().and_then(std::io::Error::raw_os_error)));
+}
+
+/// Tells what was said until all processes had ended, in no order, and the signal that ended the owner;
+/// and returns when the owner knew, or else when all had ended.
+fn story(owner: &str, template: &str, stop: &str) -> (Vec<String>, Option<i32>, Duration) {
     let told = format!("owner|{owner}|{template}|{stop}");
-    let (lines, end) = faults::story(STARTED, &told);
-    (lines, end.signal())
+    let story = faults::story(STARTED, &told);
+    (story.lines, story.end.signal(), story.known.unwrap_or(story.over))
 }
 
 /// What a child says that runs.
@@ -136,54 +163,98 @@ const RAN: &str = "600 descriptors";
 /// When a template is stopped.
 const SERVING: &str = "while it serves";
 const AT_ONCE: &str = "at once";
+const FULL: &str = "while it is asked again and again";
+
+/// Where a template dies, and what then becomes of the child that it was asked for.
+fn places() -> [(&'static str, [&'static str; 3]); 6] {
+    let asks_again = [RAN, "Some(32)", "another ended with 0"];
+    let has_one_that_runs = [RAN, "it ended with 255", ""];
+    [
+        ("template: a request has come in part", asks_again),
+        ("template: a request has come", asks_again),
+        ("template: a child is forked, and not watched", asks_again),
+        ("template: an answer is written, and not sent", asks_again),
+        ("template: an answer is sent", has_one_that_runs),
+        ("template: an end is known, and not reported", has_one_that_runs),
+    ]
+}
 
 #[test]
 fn a_child_whose_template_is_killed_runs_if_and_only_if_its_owner_has_it() {
-    let asks_again = vec![RAN, "Some(32)", "another ended with 0"];
-    let has_one_that_runs = vec![RAN, "it ended with 255"];
-    for (place, expected) in [
-        ("template: a request has come in part", &asks_again),
-        ("template: a request has come", &asks_again),
-        ("template: a child is forked, and not watched", &asks_again),
-        ("template: an answer is written, and not sent", &asks_again),
-        ("template: an answer is sent", &has_one_that_runs),
-        ("template: an end is known, and not reported", &has_one_that_runs),
-    ] {
-        let (lines, signal) = story(NOWHERE, place, "");
-        assert_eq!(
-            (lines, signal),
-            (expected.iter().map(ToString::to_string).collect(), None),
-            "{place}"
-        );
-    }
+    alone(|| {
+        for (place, expected) in places() {
+            toll(place, || {
+                let (lines, signal, known) = story(NOWHERE, place, "");
+                assert!(
+                    lines.iter().eq(expected.iter().filter(|line| !line.is_empty())),
+                    "{place}"
+                );
+                assert_eq!(signal, None, "{place}");
+                known
+            });
+        }
+    });
+}
+
+#[test]
+fn a_template_that_stays_stopped_is_given_up_and_its_child_runs_once() {
+    std::thread::scope(|scope| {
+        for (place, expected) in places() {
+            scope.spawn(move || {
+                let (lines, signal, _) = story(NOWHERE, &format!("{STOPPED}{place}"), "");
+                let expected = expected.iter().filter(|line| !line.is_empty());
+                assert!(lines.iter().eq(expected), "{place}: {lines:?}");
+                assert_eq!(signal, None, "{place}");
+            });
+        }
+        let (lines, signal, _) = story(NOWHERE, NOWHERE, FULL);
+        assert_eq!((lines, signal), (vec!["Some(32)".into()], None));
+    });
 }
 
 #[test]
 fn a_child_that_is_killed_at_its_gate_is_told_to_its_owner() {
-    for place in ["child: it is forked, before its gate", "child: it has passed its gate"] {
-        let (lines, signal) = story(NOWHERE, place, "");
-        assert_eq!((lines, signal), (vec!["it ended with -9".into()], None), "{place}");
-    }
+    alone(|| {
+        for place in ["child: it is forked, before its gate", "child: it has passed its gate"] {
+            toll(place, || {
+                let (lines, signal, known) = story(NOWHERE, place, "");
+                assert_eq!((lines, signal), (vec!["it ended with -9".into()], None), "{place}");
+                known
+            });
+        }
+    });
 }
 
 #[test]
 fn an_owner_that_is_killed_leaves_no_template_and_no_child() {
-    for (place, runs) in [
-        ("owner: a request is made, and not sent", 0),
-        ("owner: a request is sent in part", 0),
-        ("owner: a request is sent, and not noted", 0),
-        ("owner: an answer is read, before the gate", 0),
-        ("owner: a gate is open", 1),
-    ] {
-        let (lines, signal) = story(place, NOWHERE, "");
-        assert_eq!(signal, Some(9), "{place}");
-        assert_eq!(lines, vec![RAN; runs], "{place}");
-    }
+    alone(|| {
+        for (place, runs) in [
+            ("owner: a request is made, and not sent", 0),
+            ("owner: a request is sent in part", 0),
+            ("owner: a request is sent, and not noted", 0),
+            ("owner: an answer is read, before the gate", 0),
+            ("owner: a gate is open", 1),
+        ] {
+            toll(place, || {
+                let (lines, signal, over) = story(place, NOWHERE, "");
+                assert_eq!(signal, Some(9), "{place}");
+                assert_eq!(lines, vec![RAN; runs], "{place}");
+                over
+            });
+        }
+    });
 }
 
 #[test]
 fn a_stopped_template_ends_with_its_owner() {
-    for (stop, ran) in [(SERVING, vec![RAN.to_string()]), (AT_ONCE, vec![])] {
-        assert_eq!(story("the template is stopped", NOWHERE, stop), (ran, Some(9)), "{stop}");
-    }
+    alone(|| {
+        for (stop, ran) in [(SERVING, vec![RAN.to_string()]), (AT_ONCE, vec![])] {
+            let place = "the template is stopped";
+            toll(format!("{place} {stop}"), || {
+                let (lines, signal, over) = story(place, NOWHERE, stop);
+                assert_eq!((lines, signal), (ran.clone(), Some(9)), "{stop}");
+                over
+            });
+        }
+    });
 }

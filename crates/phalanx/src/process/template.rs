@@ -10,6 +10,13 @@
 //! only their codes are lost (255). If we die, the template reads the end of the stream, and ends;
 //! where it does not come to that, as it imports something or was stopped, the kernel sees to it by
 //! its lifeline. A forked child has neither (`ForkClosed`), and must start a template of its own.
+//!
+//! A template that somebody has stopped (SIGSTOP) answers nothing until it goes on. Whoever waits for a
+//! word of it looks each second what state it is in, and when it was stopped at [`PATIENCE`] looks in a
+//! row, it is killed: then it is as with one that has died. Who asked is told EPIPE and can ask another
+//! template, as Python's `forkserver` does, and no child runs twice, for none runs whose answer we have
+//! not read. Looks are counted, and not seconds, as we may have been stopped ourselves, in the same job.
+//! One that a debugger holds (state t) is left to it, and one that is at work, however long, is awaited.
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -17,6 +24,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tracing::warn;
 
 use super::child::{Child, Parent};
 use super::exit::Exit;
@@ -32,8 +41,13 @@ use crate::sys::socket::{self, MESSAGE_FDS, Received};
 #[derive(Debug)]
 pub struct Template {
     link: Arc<Link>,
-    process: Child,
+    process: Arc<Child>,
 }
+
+/// Between two looks at a template that one waits for.
+const LOOK: Duration = Duration::from_secs(1);
+/// How many looks in a row may find it stopped.
+const PATIENCE: u32 = 10;
 
 impl Template {
     /// Runs the program `path`, which is to make a [`TemplateServer`](super::TemplateServer) of
@@ -55,7 +69,8 @@ impl Template {
         let args: Vec<CString> = args.iter().cloned().chain([number]).collect();
         let process = Child::spawn(path, &args, env, &[fd])?;
         process.end_with_us(&lifeline).inspect_err(|_| os::kill_and_reap(process.pid()))?;
-        let link = Link::new(socket, Some(owner));
+        let process = Arc::new(process);
+        let link = Link::new(socket, Some(owner), process.clone());
         Ok(Self { link: Arc::new(link), process })
     }
 
@@ -77,7 +92,7 @@ impl Template {
     ///
     /// # Errors
     ///
-    /// The system's EPIPE when the template has ended.
+    /// The system's EPIPE when the template has ended, or was stopped for ten seconds, and so killed.
     pub fn launch(&self, payload: &[u8], fds: &[RawFd], hint: &[u8]) -> Result<Launch> {
         if hint.len() > HINT_LEN {
             return Err(Error::invalid("a hint for a template has at most 4000 bytes"));
@@ -115,7 +130,8 @@ impl Launch {
     ///
     /// # Errors
     ///
-    /// The system's error when the template could not fork; EPIPE when it has ended.
+    /// The system's error when the template could not fork; EPIPE when it has ended, or was stopped for
+    /// ten seconds, and so killed.
     pub fn wait_until(&mut self, deadline: Instant) -> Result<Option<Child>> {
         let Some(id) = self.id else { return Ok(None) };
         let answer = self.link.wait_answer(id, deadline).map_err(|e| Error::os(ASKING, e))?;
@@ -143,6 +159,8 @@ pub(super) struct Link {
     socket: ForkClosed,
     /// After the socket, whose end is to be found by one whom this wakes.
     _lifeline: Option<ForkClosed>,
+    /// The template.
+    process: Arc<Child>,
     state: Mutex<State>,
     /// Something was read, or nobody reads now.
     changed: Condvar,
@@ -154,6 +172,10 @@ struct State {
     /// What is known of each child that somebody still asks about.
     known: HashMap<u64, Known>,
     is_being_read: bool,
+    /// When to look what state the template is in, if somebody waits, and how many looks in a row have
+    /// found it stopped.
+    look: Option<Instant>,
+    stopped: u32,
     /// Why nothing more will come.
     ended: Option<i32>,
 }
@@ -175,8 +197,8 @@ struct Launched {
 }
 
 impl Link {
-    fn new(socket: ForkClosed, lifeline: Option<ForkClosed>) -> Self {
-        Self { socket, _lifeline: lifeline, state: Mutex::default(), changed: Condvar::new() }
+    fn new(socket: ForkClosed, _lifeline: Option<ForkClosed>, process: Arc<Child>) -> Self {
+        Self { socket, _lifeline, process, state: Mutex::default(), changed: Condvar::new() }
     }
 
     fn ask(&self, payload: &[u8], fds: &[RawFd], hint: &[u8]) -> io::Result<u64> {
@@ -192,11 +214,23 @@ impl Link {
         let id = state.last_id;
         let request = Message::Request { id, fds: fds.len() };
         let mut message = [&request.encode(), hint].concat();
-        // The lock keeps the parts of a request together. There is always room: no more requests
-        // are under way than there are threads that wait for the answer.
+        // The lock keeps the parts of a request together. A template that runs makes room soon, whether
+        // its answers are read or not.
         for part in fds.chunks(MESSAGE_FDS) {
             fault("owner: a request is made, and not sent");
-            socket::send(socket, &message, part, true)?;
+            while let Err(error) = socket::send(socket, &message, part, false) {
+                match error.kind() {
+                    io::ErrorKind::WouldBlock => {
+                        let look = self.look_after(&mut state);
+                        socket::wait_writable_or(socket, &self.process, Some(look))?;
+                    }
+                    // It has ended with requests unread.
+                    io::ErrorKind::ConnectionReset => {
+                        return Err(io::Error::from_raw_os_error(libc::EPIPE));
+                    }
+                    _ => return Err(error),
+                }
+            }
             fault("owner: a request is sent in part");
             message = Message::Rest { id }.encode().to_vec();
         }
@@ -252,6 +286,8 @@ impl Link {
             if left.is_zero() {
                 return Ok(None);
             }
+            let look = self.look_after(&mut state);
+            let left = left.min(look.saturating_duration_since(Instant::now()));
             if state.is_being_read {
                 let woken = self.changed.wait_timeout(state, left);
                 state = woken.unwrap_or_else(PoisonError::into_inner).0;
@@ -259,14 +295,36 @@ impl Link {
             }
             state.is_being_read = true;
             drop(state);
-            let readable = socket::wait_readable(socket, Some(deadline));
+            let (until, over) = (deadline.min(look), deadline <= look);
+            let readable = socket::wait_readable(socket, Some(until));
             state = self.lock();
             state.is_being_read = false;
             self.changed.notify_all();
-            if !readable? {
+            // Before its time, a signal has ended it.
+            if !readable? && (over || Instant::now() < until) {
                 return Ok(None);
             }
         }
+    }
+
+    /// Of one who waits: looks what state the template is in if it is time, kills one that was stopped for
+    /// too long, and says when to look next.
+    fn look_after(&self, state: &mut State) -> Instant {
+        let now = Instant::now();
+        match state.look {
+            Some(look) if now < look => return look,
+            // Nobody has waited for a while.
+            Some(look) if now > look + LOOK * PATIENCE => state.stopped = 0,
+            Some(_) if os::is_stopped(self.process.pid()) => state.stopped += 1,
+            _ => state.stopped = 0,
+        }
+        if state.stopped >= PATIENCE {
+            state.stopped = 0;
+            let pid = self.process.pid();
+            warn!(pid, "a template process was stopped for {PATIENCE} s, and is killed");
+            let _ = self.process.signal(libc::SIGKILL);
+        }
+        *state.look.insert(now + LOOK)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -279,7 +337,11 @@ impl State {
     fn read(&mut self, socket: BorrowedFd<'_>) {
         let mut bytes = [0; LEN];
         while self.ended.is_none() {
-            match socket::try_receive(socket, &mut bytes) {
+            let received = socket::try_receive(socket, &mut bytes);
+            if received.is_ok() {
+                self.stopped = 0;
+            }
+            match received {
                 Ok(Received { len: 0, .. }) => self.ended = Some(libc::EPIPE),
                 Ok(Received { len, fds }) => self.hear(Message::decode(&bytes[..len]), fds),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -304,8 +366,8 @@ impl State {
         if let Some(known) = self.known.get_mut(&id) {
             known.answer = Some(Err(io::Error::from_raw_os_error(libc::EMFILE)));
         }
-        // Without a template there is nobody to be told.
-        let _ = socket::send(socket, &Message::Unwatched { id }.encode(), &[], true);
+        // Without a template there is nobody to be told. And its gate has gone with its pidfd.
+        let _ = socket::send(socket, &Message::Unwatched { id }.encode(), &[], false);
     }
 
     fn hear(&mut self, message: Option<Message>, fds: Vec<OwnedFd>) {
@@ -352,6 +414,12 @@ impl Launched {
     }
 }
 
+/// A template that is none, and always runs.
+#[cfg(test)]
+fn ourselves() -> Arc<Child> {
+    Arc::new(Child::of_pid(std::process::id()).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
@@ -363,7 +431,7 @@ mod tests {
     fn a_child_that_is_given_up_before_or_after_its_answer_was_read_never_runs() {
         for is_read in [false, true] {
             let (template, ours) = socket::pair().unwrap();
-            let link = Link::new(ForkClosed::new(ours), None);
+            let link = Link::new(ForkClosed::new(ours), None, ourselves());
             link.lock().known.insert(1, Known::default());
             let mut child = Command::new("sleep").arg("600").spawn().unwrap();
             let (pidfd, (gate, childs)) = (os::open(child.id()).unwrap(), socket::pair().unwrap());
@@ -393,7 +461,7 @@ mod fuzz {
     fn an_owner_hears_of_its_children_or_that_there_is_no_template() {
         Fuzz::new("template answer").cost(40).run(&[valid().concat()], |bytes| {
             let (template, ours) = socket::pair().unwrap();
-            let link = Link::new(ForkClosed::new(ours), None);
+            let link = Link::new(ForkClosed::new(ours), None, ourselves());
             link.lock().known.insert(1, Known::default());
             say(&template, &mut Script(bytes));
             drop(template);

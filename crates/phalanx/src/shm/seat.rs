@@ -175,6 +175,14 @@ impl Region {
         self.memory.discard(0, end);
     }
 
+    /// How many bytes have pages, those of the seats not counted.
+    #[cfg(test)]
+    pub(crate) fn used_by_spans(&self) -> Result<u64> {
+        let all = self.memory.backed().map_err(|e| Error::os("measure a pool's memory", e))?;
+        let seats = self.control()?.words().seats.load(Ordering::Relaxed) as usize;
+        Ok(all.saturating_sub((PAGE + seats * SEAT) as u64))
+    }
+
     fn map(&self, at: usize, len: usize) -> Result<Mapping> {
         self.memory.map(at, len).map_err(|e| Error::os("map a pool's memory", e))
     }

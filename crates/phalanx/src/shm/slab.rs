@@ -297,7 +297,7 @@ impl Slab {
     }
 
     #[cfg(test)]
-    fn kept(&self) -> usize {
+    pub(crate) fn kept(&self) -> usize {
         self.state().kept
     }
 }

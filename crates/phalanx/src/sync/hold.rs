@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use super::word::{AtomicU64, Ordering, Placed, Woken, futex, words};
 #[cfg(not(loom))]
 use super::{Arena, Shared};
-use super::{Unmet, fault, is_over, slice};
+use super::{GLANCE, SLICE, Unmet, fault, is_over, sooner};
 use crate::error::{Error, OwnerDied, Result};
 use crate::sys::{Fate, ProcessId, monotonic};
 
@@ -96,6 +96,7 @@ impl HoldWord {
         deadline: Option<Instant>,
     ) -> std::result::Result<Acquired, Unmet> {
         let own = own.bits() | ProcessId::SPARE;
+        let mut sleep = GLANCE;
         loop {
             let seen = self.word.load(Ordering::Relaxed);
             if seen == 0 {
@@ -108,7 +109,9 @@ impl HoldWord {
             if seen != awaited && !self.replace(seen, awaited) {
                 continue;
             }
-            match futex::wait_lower(&self.word, awaited, Some(slice(deadline))) {
+            let woken = futex::wait_lower(&self.word, awaited, Some(sooner(sleep, deadline)));
+            sleep = SLICE;
+            match woken {
                 Woken::Look => {}
                 Woken::Interrupted => return Err(Unmet::Interrupted),
                 Woken::TimedOut => {

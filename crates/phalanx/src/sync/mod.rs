@@ -68,6 +68,8 @@ mod roster;
 #[cfg(not(loom))]
 mod rwlock;
 mod semaphore;
+#[cfg(all(test, not(loom)))]
+pub(crate) mod toll;
 #[cfg(not(loom))]
 mod waiters;
 mod word;
@@ -104,6 +106,9 @@ pub use waiters::{Turn, Waiters};
 
 /// For how long one sleeps without a look at whether those live that one waits for.
 const SLICE: Duration = Duration::from_millis(40);
+/// And for how long one sleeps before the first look at the holder of a lock. What is changed under one
+/// often lets others wait, too, so that a death costs this and a slice, and not two slices.
+const GLANCE: Duration = Duration::from_millis(10);
 
 /// The calling thread: no other that lives in this process has the number.
 #[cfg(not(loom))]
@@ -213,7 +218,12 @@ fn finally<T>(
 
 /// The end of a sleep that begins now: the deadline, or earlier.
 fn slice(deadline: Option<Instant>) -> Instant {
-    let end = Instant::now() + SLICE;
+    sooner(SLICE, deadline)
+}
+
+/// So long from now: the deadline, or earlier.
+fn sooner(sleep: Duration, deadline: Option<Instant>) -> Instant {
+    let end = Instant::now() + sleep;
     deadline.map_or(end, |deadline| deadline.min(end))
 }
 

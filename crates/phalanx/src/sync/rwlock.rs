@@ -185,6 +185,9 @@ impl RwLock {
     fn write_by(&self, deadline: Option<Instant>) -> Option<Locked<WriteGuard<'_>>> {
         let acquired = finally(deadline, |deadline| self.0.hold.acquire(deadline))?;
         let guard = WriteGuard(self); // lets go if the deadline comes first
+        if acquired != Acquired::Free {
+            while self.readers().settle().is_some() {} // it may have come to read
+        }
         loop {
             // Acquire: pairs with the Release of a reader that leaves.
             let epoch = self.0.epoch.load(Ordering::Acquire);

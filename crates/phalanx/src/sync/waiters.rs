@@ -108,6 +108,7 @@ impl Waiters {
         } else {
             self.0.crowd.fetch_add(1, Ordering::Relaxed);
         }
+        fault("waiters: one has come");
         Turn { seat, calls: self.0.calls.load(Ordering::Relaxed), moment }
     }
 
@@ -159,6 +160,7 @@ impl Waiters {
                 let seat = &self.0.seats[at];
                 let notified = seat.state.load(Ordering::Acquire) == NOTIFIED;
                 if notified {
+                    fault("waiters: one is notified, and has not gone");
                     seat.state.store(FREE, Ordering::Release);
                 }
                 notified

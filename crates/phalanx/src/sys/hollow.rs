@@ -370,6 +370,8 @@ pub(crate) fn trace_signal() -> i32 {
     0
 }
 
+pub(crate) const CRASHES: [i32; 0] = [];
+
 pub(crate) fn answer_trace(report: OwnedFd, text: fn(&Backtrace) -> String) -> io::Result<()> {
     unsupported()
 }
@@ -379,55 +381,7 @@ pub(crate) fn block_signals<T>(start: impl FnOnce() -> T) -> T {
     start()
 }
 
-pub(crate) mod child {
-    pub(crate) fn resident(pid: u32) -> Option<u64> {
-        None
-    }
-
-    pub(crate) fn unshared(pid: u32) -> Option<u64> {
-        None
-    }
-
-    pub(crate) fn private(pid: u32) -> Option<u64> {
-        None
-    }
-
-    use std::ffi::{CStr, CString};
-
-    use super::*;
-
-    pub(crate) fn open(pid: u32) -> io::Result<OwnedFd> {
-        unsupported()
-    }
-
-    pub(crate) fn try_reap(pidfd: impl AsFd) -> io::Result<Option<i32>> {
-        unsupported()
-    }
-
-    pub(crate) fn signal(pidfd: impl AsFd, signal: i32) -> io::Result<()> {
-        unsupported()
-    }
-
-    /// Touches no process: none is ours.
-    pub(crate) fn kill_and_reap(pid: u32) {}
-
-    #[derive(Debug, Default)]
-    pub(crate) struct Surroundings<'a> {
-        pub(crate) directory: Option<&'a CStr>,
-        pub(crate) streams: [Option<BorrowedFd<'a>>; 3],
-        pub(crate) held: bool,
-    }
-
-    pub(crate) fn spawn(
-        path: &CStr,
-        args: &[CString],
-        env: Option<&[CString]>,
-        keep: &[RawFd],
-        surroundings: &Surroundings<'_>,
-    ) -> io::Result<u32> {
-        unsupported()
-    }
-}
+pub(crate) mod child;
 
 pub(crate) mod socket {
     use std::time::Instant;

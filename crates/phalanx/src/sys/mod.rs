@@ -20,7 +20,8 @@
 //! | `kill_tree_of`, `let_be` | what a worker has started, which ends with it | setpgid(2), F_SETOWN in fcntl(2) |
 //! | `kill_with_owner`, `send_when_closed` | another process that ends with this one | F_SETOWN, F_SETSIG in fcntl(2) |
 //! | `report` | a pipe at which nobody waits | pipe(7) |
-//! | `trace_signal`, `answer_trace` | a signal of ours, and a stack in answer to it | signal(7), sigaction(2) |
+//! | `trace_signal`, `answer_trace` | a signal of ours, and a stack in answer to it | signal(7), sigaction(2), clone(2) |
+//! | `CRASHES` | the signals of those that have done something wrong | signal(7) |
 //! | `heirloom` | a pipe that tells when the last forked child has ended | pipe(7) |
 //! | `child::*` | start, watch, signal and reap a process | posix_spawn(3), pidfd_open(2), waitid(2) |
 //! | `rendezvous::*` | meeting a process of the same user | abstract sockets, unix(7) |

@@ -198,3 +198,35 @@ fn workers_go_on_while_nobody_waits_whatever_alarm_is_set() -> Result<()> {
     }
     Ok(())
 }
+
+#[inline(never)]
+fn allocate_until(there: &str) -> usize {
+    let mut rounds = 0;
+    while !fs::exists(there).unwrap() {
+        rounds += 1;
+        // Many sizes, so that the allocator has to work for them.
+        (1..500).for_each(|len| drop(std::hint::black_box(vec![0_u8; len * 97])));
+    }
+    rounds
+}
+
+#[test]
+fn workers_tell_what_they_are_doing_and_go_on() -> Result<()> {
+    let (pool, scratch) = (Pool::builder().processes(2).build()?, Scratch::new("dump"));
+    let running = pool.submit(|path: String| allocate_until(&path), scratch.path());
+    let start = Instant::now();
+    let mut told = 0;
+    while told < 10 {
+        assert!(start.elapsed() < Duration::from_secs(40), "it told {told} times what it does");
+        let stacks = pool.dump_stacks(Duration::from_secs(2))?;
+        told +=
+            usize::from(stacks.iter().any(|(_, stack)| {
+                stack.contains("allocate_until") && !stack.contains("phalanx::sys")
+            }));
+    }
+    fs::write(&scratch.0, "").unwrap();
+    assert!(running.wait()? > 0);
+    let stats = pool.stats()?;
+    assert!(stats.iter().all(|worker| worker.started == 1), "{stats:?}");
+    Ok(())
+}

@@ -163,3 +163,40 @@ fn workers_end_with_their_owner_within_a_second() {
         }
     });
 }
+
+#[inline(never)]
+fn give_up(_: u8) {
+    std::process::abort();
+}
+
+#[inline(never)]
+fn be_sent_a_signal(_: u8) {
+    kill_process(getpid(), Signal::SEGV).expect("a signal");
+}
+
+/// Fills the stack.
+#[inline(never)]
+#[allow(unconditional_recursion)]
+fn sink(depth: u8) {
+    let frame = std::hint::black_box([depth; 4096]);
+    sink(frame[17]);
+    std::hint::black_box(frame);
+}
+
+#[test]
+fn a_crash_says_where() {
+    let pool = Pool::new(1).unwrap();
+    for (handle, name, signal) in [
+        (pool.submit(give_up, 0), "give_up", Signal::ABORT),
+        (pool.submit(be_sent_a_signal, 0), "be_sent_a_signal", Signal::SEGV),
+        (pool.submit(sink, 0), "sink", Signal::SEGV),
+    ] {
+        let error = handle.wait().unwrap_err();
+        let died = error.worker_died().unwrap();
+        assert_eq!(died.exit.unwrap().signal(), Some(signal.as_raw()), "{name}");
+        assert!(died.stack.contains(&format!("deaths::{name}")), "{name}: {}", died.stack);
+        assert!(!died.stack.contains("phalanx::sys"), "{name}: {}", died.stack);
+    }
+    let killed = pool.submit(|_| kill_process(getpid(), Signal::KILL).unwrap(), 0_u8);
+    assert_eq!(killed.wait().unwrap_err().worker_died().unwrap().stack, "");
+}

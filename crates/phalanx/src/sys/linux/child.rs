@@ -13,6 +13,7 @@ use rustix::process::{
     pidfd_send_signal, waitid, waitpid,
 };
 
+pub(crate) use super::identity::is_stopped;
 use super::limits;
 use super::socket::borrow;
 use crate::error::in_call;

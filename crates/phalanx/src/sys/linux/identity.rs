@@ -116,9 +116,15 @@ fn runs(pid: u32) -> bool {
     }
 }
 
+/// Has a signal stopped the process, and does no debugger hold it? As far as /proc tells.
+pub(crate) fn is_stopped(pid: u32) -> bool {
+    Stat::read(pid).is_ok_and(|stat| stat.stopped)
+}
+
 /// What we need of /proc/PID/stat.
 struct Stat {
     ended: bool,
+    stopped: bool,
     start: u64,
     /// Zero for those who may not look.
     status: Option<i32>,
@@ -134,10 +140,11 @@ impl Stat {
     fn parse(text: &[u8]) -> Option<Self> {
         let after = text.iter().rposition(|byte| *byte == b')')? + 1;
         let mut fields = std::str::from_utf8(&text[after..]).ok()?.split_ascii_whitespace();
-        let ended = matches!(fields.next()?, "Z" | "X");
+        let state = fields.next()?;
+        let (ended, stopped) = (matches!(state, "Z" | "X"), state == "T");
         let start = fields.nth(22 - 4)?.parse().ok()?;
         let status = fields.nth(52 - 23).and_then(|status| status.parse().ok());
-        Some(Self { ended, start, status })
+        Some(Self { ended, stopped, start, status })
     }
 }
 

@@ -31,4 +31,4 @@ pub(crate) use lifeline::{
 pub(crate) use memory::{Mapping, Memory, advise_huge, total_memory, trim};
 pub(crate) use report::{Report, report};
 pub(crate) use signals::{block_signals, trace_signal};
-pub(crate) use stack::answer_trace;
+pub(crate) use stack::{CRASHES, answer_trace};

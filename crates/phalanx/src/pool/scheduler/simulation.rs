@@ -18,7 +18,7 @@ fn length(task: TaskId) -> u64 {
     bits = (bits ^ bits >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     bits ^= bits >> 31;
-    if bits % 1000 == 0 {
+    if bits.is_multiple_of(1000) {
         return 100_000_000;
     }
     let uniform = ((bits >> 11) + 1) as f64 / (1u64 << 53) as f64;

@@ -78,7 +78,9 @@ def _run(program: Callable[[], None], argv: list[str]) -> None:
 
     install()
     sys.argv[:] = argv
-    sys.modules["__main__"] = _fresh_main()
+    # By both names: a child that imported the program says the latter (``multiprocessing``'s own
+    # first import, which was before, has set it to ours).
+    sys.modules["__main__"] = sys.modules["__mp_main__"] = _fresh_main()
     try:
         program()
     except SystemExit:

@@ -437,3 +437,21 @@ def test_executors_are_ours_and_can_be_derived_from(tmp_path, when):
     """
     ours = "phalanx.futures phalanx.futures"
     assert output(tmp_path, write(tmp_path, program)) == [ours, "[1, 2] 2", "None"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_objects_of_the_programs_own_classes_come_back(tmp_path, method):
+    program = f"""
+        import multiprocessing
+        class Point:
+            def __init__(self, x):
+                self.x = x
+        def point(x):
+            return Point(x)
+        if __name__ == "__main__":
+            with multiprocessing.get_context("{method}").Pool(1) as pool:
+                print([type(each) is Point and each.x for each in pool.map(point, [1, 2])])
+    """
+    name = write(tmp_path, program)
+    assert both(tmp_path, name).stdout == "[1, 2]\n"
+    assert both(tmp_path, "-m", "program").stdout == "[1, 2]\n"

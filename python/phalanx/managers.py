@@ -32,6 +32,7 @@ an exception in a call (Ctrl-C)      it goes through; the next call makes a new 
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import threading
@@ -68,6 +69,7 @@ public_methods: Any = _standard.public_methods
 convert_to_error: Any = _standard.convert_to_error
 dispatch: Any = _standard.dispatch
 RebuildProxy: Any = _standard.RebuildProxy
+_their_auto_proxy: Any = _standard.AutoProxy  # once installed, ours has its name
 
 
 class _Listener(connection.Listener):
@@ -132,36 +134,29 @@ class Server(_standard.Server):  # type: ignore[misc]
 
     def serve_client(self, conn: Any) -> None:
         """Answer requests until the other side ends."""
-        known = self.id_to_obj
+        standard = True  # the other side has not said that it has ours
         while not self.stop_event.is_set():
             try:
                 request = conn.recv()
-            except EOFError:
-                break
-            except OSError:  # the other side died in the middle of a message
+            except (EOFError, OSError):  # the other side ended, or died in the middle of a message
                 break
             except Exception:
                 answer = ("#TRACEBACK", format_exc())
             else:
-                if type(request) is tuple and request[:2] == (None, "#line"):
-                    conn = _line(conn)
+                if type(request) is tuple and request[:2] in ((None, "#line"), (None, "#ours")):
+                    conn, standard = _line(conn) if request[1] == "#line" else _plain(conn), False
                     continue
-                try:
-                    ident, methodname, args, kwds = request
-                    entry = known.get(ident) or self.id_to_local_proxy_obj[ident]
-                    if methodname in entry[1]:
-                        answer = self._called(conn, entry, methodname, args, kwds)
-                    else:
-                        answer = self._fallback(conn, ident, entry, methodname, args, kwds)
-                except Exception:
-                    answer = ("#TRACEBACK", format_exc())
+                answer = self._answer(conn, request)
             try:
+                _form.standard = standard
                 try:
                     conn.send(answer)
                 except (EOFError, OSError):
                     raise
                 except Exception:
                     conn.send(("#UNSERIALIZABLE", format_exc()))
+                finally:
+                    _form.standard = False
             except Exception as error:
                 util.info("manager: an answer could not be sent: %r", error)
                 conn.close()
@@ -171,7 +166,21 @@ class Server(_standard.Server):  # type: ignore[misc]
         conn.close()
         sys.exit(0)
 
-    def _called(self, conn: Any, entry: Any, methodname: str, args: Any, kwds: Any) -> Any:
+    def _answer(self, conn: Any, request: Any) -> tuple[str, Any]:
+        try:
+            ident, methodname, args, kwds = request
+            entry = self.id_to_obj.get(ident) or self.id_to_local_proxy_obj[ident]
+            if methodname in entry[1]:
+                answer = self._called(conn, entry, methodname, args, kwds)
+            else:
+                answer = self._fallback(conn, ident, entry, methodname, args, kwds)
+        except Exception:
+            answer = "#TRACEBACK", format_exc()
+        return answer
+
+    def _called(
+        self, conn: Any, entry: Any, methodname: str, args: Any, kwds: Any
+    ) -> tuple[str, Any]:
         obj, _exposed, typeids = entry
         function = getattr(obj, methodname)
         try:
@@ -186,13 +195,19 @@ class Server(_standard.Server):  # type: ignore[misc]
 
     def _fallback(
         self, conn: Any, ident: str, entry: Any, methodname: str, args: Any, kwds: Any
-    ) -> Any:
+    ) -> tuple[str, Any]:
         fallback = self.fallback_mapping.get(methodname)
         if fallback is None:
             raise AttributeError(
                 f"method {methodname!r} of {type(entry[0])!r} object is not in exposed={entry[1]!r}"
             )
         return "#RETURN", fallback(self, conn, ident, entry[0], *args, **kwds)
+
+
+def _plain(conn: Any) -> Any:
+    """The connection as it is, with one of ours at its other end."""
+    conn.send(("#RETURN", True))
+    return conn
 
 
 def _line(conn: Any) -> Any:
@@ -392,11 +407,23 @@ class BaseProxy(_standard.BaseProxy):  # type: ignore[misc]
 
     def __reduce__(self) -> Any:
         rebuild, (function, *rest) = super().__reduce__()
-        if getattr(_form, "standard", False):
-            function = getattr(_standard, function.__name__, function)
-        elif function is _standard.AutoProxy:
+        if getattr(_form, "standard", False) and hasattr(_standard, function.__name__):
+            function = _Theirs(function.__name__)
+        elif function is _their_auto_proxy:
             function = AutoProxy
         return rebuild, (function, *rest)
+
+
+class _Theirs:
+    """Arrives as what the standard library has by this name, also from where ours is installed."""
+
+    def __init__(self, *path: str) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        if not self._path:
+            return importlib.import_module, ("multiprocessing.managers",)
+        return getattr, (_Theirs(), *self._path)
 
 
 class _Plain:
@@ -436,7 +463,8 @@ def _connected(client: Any, address: Any, authkey: bytes, name: str) -> Any:
     try:
         standard = dispatch(conn, None, "accept_connection", (name,)) != GREETING
         # Only a socket of the machine's own takes descriptors along.
-        if standard or not isinstance(address, str | bytes) or not dispatch(conn, None, "#line"):
+        local = isinstance(address, str | bytes)
+        if standard or not dispatch(conn, None, "#line" if local else "#ours") or not local:
             return _Plain(conn, standard)
         line = Line.offer(conn.fileno())
     except BaseException:

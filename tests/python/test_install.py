@@ -455,3 +455,50 @@ def test_objects_of_the_programs_own_classes_come_back(tmp_path, method):
     name = write(tmp_path, program)
     assert both(tmp_path, name).stdout == "[1, 2]\n"
     assert both(tmp_path, "-m", "program").stdout == "[1, 2]\n"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_proxies_made_for_a_type_work_beside_others_in_a_child(tmp_path, method):
+    program = f"""
+        import multiprocessing
+        from multiprocessing.managers import BaseManager, DictProxy
+        class Settings:
+            def set(self, name):
+                return name
+        class Manager(BaseManager):
+            pass
+        Manager.register("Settings", Settings)
+        Manager.register("dict", dict, DictProxy)
+        def child(settings, mapping):
+            mapping["set"] = settings.set("name")
+        if __name__ == "__main__":
+            context = multiprocessing.get_context("{method}")
+            with Manager(ctx=context) as manager:
+                settings, mapping = manager.Settings(), manager.dict()
+                with context.Pool(1) as pool:
+                    pool.apply(child, (settings, mapping))
+                print(mapping)
+    """
+    assert both(tmp_path, write(tmp_path, program)).stdout == "{'set': 'name'}\n"
+
+
+def test_a_program_that_is_not_installed_gets_its_own_proxies(tmp_path):
+    client = """
+        import multiprocessing, sys
+        from multiprocessing.managers import SyncManager
+        multiprocessing.current_process().authkey = b"key"
+        manager = SyncManager(sys.argv[1], authkey=b"key")
+        manager.connect()
+        mapping = manager.dict(b=manager.list([1, 2]))
+        print(type(mapping["b"]).__module__, list(mapping["b"]), "phalanx" in sys.modules)
+    """
+    server = f"""
+        import subprocess, sys
+        from multiprocessing.managers import SyncManager
+        if __name__ == "__main__":
+            with SyncManager(authkey=b"key") as manager:
+                command = [sys.executable, {write(tmp_path, client, "client.py")!r}]
+                subprocess.run([*command, manager.address], check=True)
+    """
+    told = both(tmp_path, write(tmp_path, server)).stdout
+    assert told == "multiprocessing.managers [1, 2] False\n"

@@ -193,6 +193,15 @@ def test_a_manager_on_another_address_is_reached_over_the_network():
         assert not isinstance(calculator._tls.connection, Line)
 
 
+def test_a_proxy_comes_back_as_ours_over_the_network(monkeypatch):
+    monkeypatch.setattr(phalanx.current_process(), "authkey", b"key")
+    context = phalanx.get_context("spawn")
+    with managers.SyncManager(("127.0.0.1", 0), b"key", ctx=context) as manager:
+        mapping = manager.dict(b=manager.list([1, 2]))
+        assert type(mapping["b"]) is managers.ListProxy
+        assert list(mapping["b"]) == [1, 2]
+
+
 # The standard library on the other side.
 
 SERVER = """
@@ -205,13 +214,16 @@ if __name__ == "__main__":
 """
 
 CLIENT = """
-import sys
+import multiprocessing, sys
 from multiprocessing.managers import SyncManager
+multiprocessing.current_process().authkey = b"key"
 manager = SyncManager(sys.argv[1], authkey=b"key")
 manager.connect()
 mapping = manager.dict(a=1)
 mapping["b"] = manager.list([1, 2])
 assert mapping["a"] == 1 and len(mapping) == 2
+back = mapping["b"]  # a proxy comes here in a form that is known here
+assert type(back).__module__ == "multiprocessing.managers" and list(back) == [1, 2]
 lock = manager.Lock()
 with lock:
     print(mapping.get("a"))

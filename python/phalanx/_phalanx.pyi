@@ -1,6 +1,7 @@
 """The engine, as Python sees it."""
 
 from collections.abc import Callable, Iterable, Sequence
+from types import GenericAlias
 from typing import Any, Self, TypeAlias, final
 
 from typing_extensions import disjoint_base
@@ -569,6 +570,10 @@ class Worker:
 class AsyncResult:
     """The results of one call, which several threads may wait for."""
 
+    @classmethod
+    def __class_getitem__(cls, key: Any) -> GenericAlias: ...
+    @property
+    def _number_left(self) -> int: ...
     def get(self, timeout: float | None = None) -> Any:
         """What the call returned; what it raised is raised here.
 
@@ -780,6 +785,9 @@ class Pool:
     def cancel_all(self) -> int:
         """End all tasks, those that run as their terms say; how many had not ended."""
 
+    def waiting(self) -> tuple[int, int]:
+        """Calls that have not ended, without those with callbacks; tasks no worker was given."""
+
     def stats(
         self,
     ) -> list[tuple[int | None, int, int, int, float, float | None, int, int | None, float | None]]:
@@ -936,7 +944,7 @@ class Queue:
 
     def _unfinished(self) -> int: ...
     def _done(self) -> bool: ...
-    def _join(self) -> None: ...
+    def _join(self, timeout: float | None = None) -> bool: ...
     def _watch(self) -> int: ...
     def _poll(self, timeout: float | None) -> bool: ...
     def _take(self) -> Any: ...

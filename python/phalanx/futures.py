@@ -240,6 +240,10 @@ _crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
 _interpreter_ends = False
 
 
+def _taken() -> None:
+    """In the place of a function that is on its way to a worker."""
+
+
 def _complete_futures(crew: _Crew) -> None:
     crew.futures.run()
 
@@ -322,6 +326,12 @@ class ProcessPoolExecutor(_standard.ProcessPoolExecutor):
         if crew is None:
             return None if self._shutdown_thread else {}
         return {process.pid: process for process in crew._pool if process.pid is not None}
+
+    @property
+    def _pending_work_items(self) -> dict[int, Any]:  # type: ignore[override]
+        """The calls that have not ended, for those who count them or want their futures."""
+        futures = () if self._crew is None else self._crew.futures.pending()
+        return dict(enumerate(_standard._WorkItem(each, _taken, (), {}) for each in futures))
 
     @property
     def _broken(self) -> str | bool:  # type: ignore[override]

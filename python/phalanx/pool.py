@@ -29,13 +29,15 @@ import sys
 import threading
 import warnings
 import weakref
+from abc import ABCMeta
 from multiprocessing import pool as _standard
 from multiprocessing import util
 from multiprocessing.pool import CLOSE, INIT, RUN, TERMINATE, ThreadPool
 from multiprocessing.process import BaseProcess
 
-from . import _budget, _carry, _log, _phalanx, _pickling, _records, _shortages
-from ._phalanx import AsyncResult, IMapIterator
+from . import _budget, _carry, _insides, _log, _phalanx, _pickling, _records, _shortages
+from ._insides import Backlog, Unfinished, call_number
+from ._phalanx import AsyncResult
 from ._terms import asked_of, bounds_of, module_names
 from ._worker import Seat, worker
 from .context import _own_context
@@ -61,7 +63,8 @@ MaybeEncodingError = _standard.MaybeEncodingError  # type: ignore[attr-defined]
 RemoteTraceback = _standard.RemoteTraceback  # type: ignore[attr-defined]
 ApplyResult = AsyncResult
 MapResult = AsyncResult
-IMapUnorderedIterator = IMapIterator
+IMapIterator = _insides.IMapIterator
+IMapUnorderedIterator = _insides.IMapUnorderedIterator
 
 #: Inputs that are read without ever blocking, so that no thread is needed to read them ahead.
 _PROMPT = (list, tuple, range, dict, set, frozenset, str, bytes, bytearray)
@@ -69,7 +72,7 @@ _PROMPT = (list, tuple, range, dict, set, frozenset, str, bytes, bytearray)
 GRACE = 2  # seconds that a worker has to end after SIGTERM
 
 
-class Pool(_standard.Pool):
+class Pool(_standard.Pool, metaclass=ABCMeta):
     """A pool of worker processes to which tasks are submitted.
 
     Args:
@@ -185,9 +188,8 @@ class Pool(_standard.Pool):
         bounds = bounds_of(memory_limit, lifetime, intensity, period)
         self._engine = _phalanx.Pool(processes, asked, grace, bounds)
         self._way = _pickling.way_of(self)
-        self._waiting: dict[int, AsyncResult] = {}
-        self._tokens = 0
-        self._streams: weakref.WeakSet[IMapIterator] = weakref.WeakSet()
+        self._cache = Unfinished(self._engine)
+        self._streams: weakref.WeakSet[_phalanx.IMapIterator] = weakref.WeakSet()
         self._owner = os.getpid()
         try:
             for seat in range(processes if self._at_once else 0):
@@ -197,7 +199,7 @@ class Pool(_standard.Pool):
                 self._pool.append(process)
             self._helper = threading.Thread(
                 target=_run_errands,
-                args=(self._engine, weakref.ref(self), self._waiting),
+                args=(self._engine, weakref.ref(self), self._cache),
                 name="phalanx-helper",
                 daemon=True,
             )
@@ -354,7 +356,7 @@ class Pool(_standard.Pool):
         buffersize: int | None = None,
         star: bool = False,
         **terms: Unpack[Terms],
-    ) -> IMapIterator:
+    ) -> _phalanx.IMapIterator:
         """An iterator over ``func(x) for x in iterable``, in order, computed ahead.
 
         The input is read as results are taken, ``buffersize`` items ahead of them; by default as
@@ -373,7 +375,7 @@ class Pool(_standard.Pool):
         buffersize: int | None = None,
         star: bool = False,
         **terms: Unpack[Terms],
-    ) -> IMapIterator:
+    ) -> _phalanx.IMapIterator:
         """As :meth:`imap`, but results come as they are ready."""
         return self._imap(_starred(func, star), iterable, chunksize, buffersize, False, terms)
 
@@ -467,7 +469,8 @@ class Pool(_standard.Pool):
             seat_of_its_own.answers = self._way.answers
         arguments = (seat_of_its_own, self._initializer, self._initargs, self._maxtasksperchild)
         process = self.Process(self._ctx, target=worker, args=arguments)
-        process.name = process.name.replace("Process", "PoolWorker")
+        if self._daemon:
+            process.name = process.name.replace("Process", "PoolWorker")
         process.daemon = self._daemon
         process._lets_in_interrupts = process._is_tied = True  # type: ignore[attr-defined]
         process.start()
@@ -495,6 +498,10 @@ class Pool(_standard.Pool):
         how = _log.exit_in_words(gone.exitcode)
         tell("%s (pid %s) %s; another takes its place", gone.name, gone.pid, how)
 
+    @property
+    def _taskqueue(self) -> Backlog:
+        return Backlog(self)
+
     def _repopulate_pool(self) -> None:
         """Start the workers that are missing: the pool does so by itself."""
 
@@ -503,11 +510,10 @@ class Pool(_standard.Pool):
             raise ValueError("Pool not running")
 
     def _expecting(self, callback: object, error_callback: object) -> Callbacks:
-        self._tokens += 1
-        return self._tokens, callback, error_callback
+        return call_number(), callback, error_callback
 
     def _announced(self, calls: Callbacks, result: AsyncResult) -> AsyncResult:
-        self._waiting[calls[0]] = result
+        self._cache[calls[0]] = result
         result.announce()
         return result
 
@@ -589,7 +595,7 @@ class Pool(_standard.Pool):
         buffersize: int | None,
         ordered: bool,
         terms: Terms,
-    ) -> IMapIterator:
+    ) -> _phalanx.IMapIterator:
         if chunksize < 1:
             raise ValueError(f"Chunksize must be 1+, not {chunksize:n}")
         if buffersize is not None and buffersize < 1:
@@ -638,7 +644,7 @@ class Pool(_standard.Pool):
         engine: _phalanx.Pool,
         processes: list[BaseProcess],
         helper: threading.Thread,
-        streams: weakref.WeakSet[IMapIterator],
+        streams: weakref.WeakSet[_phalanx.IMapIterator],
     ) -> None:
         util.debug("finalizing pool")
         for stream in list(streams):
@@ -659,6 +665,10 @@ class Pool(_standard.Pool):
             helper.join(GRACE)  # a callback of the user's may be blocked
         for process in processes:
             process.join()
+
+
+# A pool of threads is a pool, to those who ask; its class is the standard library's.
+Pool.register(ThreadPool)
 
 
 def _starred(func: Callable[..., Any], star: bool) -> Callable[..., Any]:
@@ -709,7 +719,10 @@ def _run_errands(
         what, number, note = errand
         try:
             if what == "done":
-                waiting.pop(number).call_back()
+                try:
+                    waiting[number].call_back()
+                finally:
+                    del waiting[number]
             elif note is not None:
                 _records.handle(number, note)
             else:

@@ -57,7 +57,7 @@ from phalanx import _phalanx
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Self
 
 __all__ = ["JoinableQueue", "Queue", "SimpleQueue"]
 
@@ -145,6 +145,39 @@ class _Ends:
         made = make(self)
         setattr(self, name, made)
         return made
+
+
+class _Debts:
+    """What `JoinableQueue.join` waits for, for those who wait in a way of their own.
+
+    It is both ``_unfinished_tasks``, a semaphore, and ``_cond``, which is notified of its zero.
+    """
+
+    def __init__(self, queue: JoinableQueue) -> None:
+        self._queue = queue
+
+    @property
+    def _semlock(self) -> Self:
+        return self
+
+    def get_value(self) -> int:
+        """The items that were put, less the calls of ``task_done``."""
+        return self._queue._unfinished()
+
+    _get_value = get_value
+
+    def _is_zero(self) -> bool:
+        return self.get_value() == 0
+
+    def __enter__(self) -> bool:
+        return True
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until there are none; false after ``timeout`` seconds."""
+        return self._queue._join(timeout)
 
 
 # The locks are not the queue's, which needs nobody to take them, but somebody may want to.
@@ -277,6 +310,12 @@ class JoinableQueue(Queue, _standard.JoinableQueue):  # type: ignore[type-arg]
         Queue.__setstate__(self, state)
 
     put = Queue.put
+
+    @property
+    def _unfinished_tasks(self) -> _Debts:
+        return _Debts(self)
+
+    _cond = _unfinished_tasks
 
     def task_done(self) -> None:
         """One of the items is dealt with.

@@ -502,3 +502,14 @@ def test_a_program_that_is_not_installed_gets_its_own_proxies(tmp_path):
     """
     told = both(tmp_path, write(tmp_path, server)).stdout
     assert told == "multiprocessing.managers [1, 2] False\n"
+
+
+def test_a_pool_of_threads_is_a_pool_as_ever(tmp_path):
+    program = """
+        import multiprocessing.pool
+        from multiprocessing.pool import AsyncResult, Pool, ThreadPool
+        def function(result: AsyncResult[int]) -> AsyncResult[str] | None: ...
+        with ThreadPool(1) as pool:
+            print(isinstance(pool, multiprocessing.pool.Pool), issubclass(ThreadPool, Pool))
+    """
+    assert both(tmp_path, write(tmp_path, program)).stdout == "True True\n"

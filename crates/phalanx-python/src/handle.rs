@@ -8,7 +8,7 @@ use pyo3::PyTraverseError;
 use pyo3::exceptions::{PyBaseException, PyValueError};
 use pyo3::gc::PyVisit;
 use pyo3::prelude::*;
-use pyo3::types::PyList;
+use pyo3::types::{PyList, PyType};
 
 use crate::errors::{raise, timeout_error};
 use crate::function::{Function, shape};
@@ -380,6 +380,21 @@ impl Handle {
         };
         // Destructors run anybody's code: no lock is held.
         drop(garbage);
+    }
+
+    /// For annotations: `AsyncResult[int]`.
+    #[classmethod]
+    fn __class_getitem__<'py>(
+        cls: &Bound<'py, PyType>,
+        key: &Bound<'py, PyAny>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        cls.py().import("types")?.getattr("GenericAlias")?.call1((cls, key))
+    }
+
+    /// The pieces of the call that have not ended, for those who tell how far it is.
+    #[getter]
+    fn _number_left(&self) -> u64 {
+        self.group.left()
     }
 
     /// Waits until the call has ended, or one of its tasks is lost, or `timeout` seconds have passed.

@@ -232,6 +232,12 @@ impl Pool {
         py.detach(|| self.core.cancel(None)).map_err(|e| raise(py, &e))
     }
 
+    /// Calls that have not ended, without those that have callbacks; tasks that no worker was given.
+    fn waiting(&self, py: Python<'_>) -> PyResult<(usize, usize)> {
+        let calls = self.core.unannounced().map_err(|e| raise(py, &e))?;
+        Ok((calls, self.core.backlog().map_err(|e| raise(py, &e))?))
+    }
+
     /// For each worker: its process, how many there were in its place, tasks that returned and that
     /// failed, seconds that these took, seconds that it has been at a task, tasks that wait in it, and
     /// bytes of memory, seconds that its start took.

@@ -477,10 +477,11 @@ impl Queue {
         Ok(self.0.queue()?.done())
     }
 
-    fn _join(&self, py: Python<'_>) -> PyResult<()> {
+    #[pyo3(signature = (timeout=None))]
+    fn _join(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<bool> {
         let queue = self.0.queue()?;
-        interruptible(py, None, |slice| Ok(queue.wait_done(slice).then_some(())))?;
-        Ok(())
+        let done = interruptible(py, timeout, |slice| Ok(queue.wait_done(slice).then_some(())))?;
+        Ok(done.is_some())
     }
 
     fn _watch(&self, py: Python<'_>) -> PyResult<RawFd> {

@@ -313,6 +313,24 @@ impl Core {
         Ok(self.0.lock()?.scheduler.outstanding())
     }
 
+    /// The number of tasks that no worker has been given.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn backlog(&self) -> Result<usize> {
+        Ok(self.0.lock()?.scheduler.backlog())
+    }
+
+    /// The number of groups with tasks that have not ended, without those whose end is announced.
+    ///
+    /// # Errors
+    ///
+    /// In a forked child.
+    pub fn unannounced(&self) -> Result<usize> {
+        Ok(self.0.lock()?.unannounced())
+    }
+
     /// Says that nothing will arrive in a group any more, and wakes who waits for it.
     ///
     /// # Errors

@@ -125,6 +125,10 @@ impl Group {
         true
     }
 
+    pub(crate) fn is_announced(&self) -> bool {
+        self.lock().announce.is_some()
+    }
+
     /// Says that nobody wants the outcomes any more; tasks are run all the same.
     pub fn abandon(&self) {
         self.lock().abandoned = true;
@@ -193,6 +197,13 @@ impl Group {
     pub fn arrived(&self) -> (u64, Duration) {
         let inner = self.lock();
         (inner.done, inner.spent)
+    }
+
+    /// How many outcomes have not arrived of those that are expected.
+    #[must_use]
+    pub fn left(&self) -> u64 {
+        let inner = self.lock();
+        inner.total.unwrap_or_default().saturating_sub(inner.done)
     }
 
     pub(crate) fn arrive(&self, index: u64, outcome: Outcome, took: Duration) -> Arrival {

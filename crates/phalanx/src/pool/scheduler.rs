@@ -129,6 +129,11 @@ impl Scheduler {
         self.outstanding
     }
 
+    /// Tasks that are in no worker's queue.
+    pub(crate) fn backlog(&self) -> usize {
+        self.backlog.len() - self.ghosts.len()
+    }
+
     /// Do tasks wait behind others in a worker's queue?
     pub(crate) fn is_behind(&self) -> bool {
         self.behind > 0

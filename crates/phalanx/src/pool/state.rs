@@ -183,6 +183,13 @@ impl State {
         ids.map(|(key, entry)| entry.serial << 32 | key as u64).collect()
     }
 
+    /// Groups that have tasks, and whose end is not announced.
+    pub(super) fn unannounced(&self) -> usize {
+        let groups = self.tasks.iter().map(|(_, entry)| &entry.group);
+        let known: HashSet<_> = groups.filter(|it| !it.is_announced()).map(Arc::as_ptr).collect();
+        known.len()
+    }
+
     fn packed(tasks: &mut Slab<Entry>, id: u64) -> Option<&mut Packed> {
         let entry = tasks.get_mut((id & 0xffff_ffff) as usize);
         entry.filter(|entry| entry.serial == id >> 32).map(|entry| &mut entry.packed)

@@ -164,7 +164,7 @@ proptest! {
                     it.obey();
                 }
             }
-            let backlog = it.scheduler.backlog.len() - it.scheduler.ghosts.len();
+            let backlog = it.scheduler.backlog();
             let queued: usize = it.inboxes.iter().map(VecDeque::len).sum();
             prop_assert_eq!(it.scheduler.outstanding(), queued + backlog);
             prop_assert!(backlog > 0 || it.scheduler.backlog.is_empty(), "a ghost at the front");

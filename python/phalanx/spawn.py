@@ -161,6 +161,8 @@ def get_preparation_data(name: str) -> dict[str, Any]:
             ``if __name__ == "__main__"``.
     """
     _check_not_importing_main()
+    # As the child calls what it imports; a program can be run by another, which was main before.
+    sys.modules["__mp_main__"] = sys.modules["__main__"]
     original_dir = process.ORIGINAL_DIR
     data: dict[str, Any] = {
         "log_to_stderr": util._log_to_stderr,

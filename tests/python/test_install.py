@@ -458,6 +458,27 @@ def test_objects_of_the_programs_own_classes_come_back(tmp_path, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_program_that_is_run_by_another_has_its_objects_back(tmp_path, method):
+    program = f"""
+        import multiprocessing
+        class Point:
+            pass
+        def point(_):
+            return Point()
+        if __name__ == "__main__":
+            with multiprocessing.get_context("{method}").Pool(1) as pool:
+                print(type(pool.map(point, [1])[0]) is Point)
+    """
+    write(tmp_path, program, "inner.py")
+    runner = """
+        import multiprocessing, runpy
+        if __name__ == "__main__":
+            runpy.run_path("inner.py", run_name="__main__")
+    """
+    assert output(tmp_path, "-m", "phalanx", write(tmp_path, runner)) == ["True"]
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_proxies_made_for_a_type_work_beside_others_in_a_child(tmp_path, method):
     program = f"""
         import multiprocessing

@@ -21,7 +21,7 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::pace::Pace;
 use super::wire::{Header, Length, Reader};
@@ -33,6 +33,8 @@ use crate::sys::stream::{self, Calls, try_read, try_write};
 const SEND: &str = "send a message";
 const RECEIVE: &str = "receive a message";
 const NONE: RawFd = -1;
+/// How long to look for an answer before sleeping.
+const MOMENT: Duration = Duration::from_micros(40);
 
 /// Two connected ends, for messages in both directions.
 ///
@@ -63,7 +65,7 @@ impl Connection {
     pub fn new(fd: Option<RawFd>) -> Self {
         let (torn_out, torn_in) = (AtomicBool::new(false), AtomicBool::new(false));
         let is_pipe = AtomicBool::new(false);
-        let pace = Pace::default();
+        let pace = Pace::new(MOMENT, true);
         let new = Self { fd: AtomicI32::new(NONE), is_pipe, torn_out, torn_in, pace };
         new.set_fd(fd);
         new

@@ -26,10 +26,10 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::pace::cores;
 use crate::error::{Error, Result};
 use crate::shm::{Consumer, Half, Head, Line, Producer, Sleeper};
 use crate::sys::socket::{drain, duplicate, nudge, send, shutdown, try_receive, wait_readable};
@@ -286,7 +286,7 @@ impl Patience {
     fn spin(&mut self, there: impl Fn() -> bool) -> bool {
         let waits = self.0;
         let rest = (1 << waits.saturating_sub(TRIES).min(SELDOM)) - 1;
-        if waits & rest == 0 && SPINNERS.fetch_add(1, Ordering::Relaxed) < spare_cores() {
+        if waits & rest == 0 && SPINNERS.fetch_add(1, Ordering::Relaxed) < cores() - 1 {
             let end = monotonic() + SPIN;
             while !there() && monotonic() < end {
                 (0..20).for_each(|_| std::hint::spin_loop());
@@ -299,11 +299,6 @@ impl Patience {
         self.0 = if found { 0 } else { waits.wrapping_add(1).max(1) };
         found
     }
-}
-
-fn spare_cores() -> usize {
-    static SPARE: OnceLock<usize> = OnceLock::new();
-    *SPARE.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from) - 1)
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod typed;
 mod wire;
 
 pub use duplex::{Duplex, Hangup, Outgoing};
+pub(crate) use pace::{Pace, cores};
 pub(crate) use passing::{Handing, Passed, Passing, Scope, Tickets};
 pub use queue::{Body, Front, Pushed, Queue};
 pub(crate) use reading::from_bytes;

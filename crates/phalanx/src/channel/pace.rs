@@ -4,9 +4,9 @@
 //! takes longer than that. But somebody who looks again and again where no core is free only
 //! delays the one it waits for. So each end learns by itself: a look that was in vain lets the next
 //! few waits sleep at once, twice as many each time, and one that was not lets all look again.
-//! Whoever shares the core is let in between two looks. That is the one we wait for, and it is back
-//! in a moment - or a third, and we are the last in a queue of it, for milliseconds. Such a loss of the
-//! core is remembered for long.
+//! Whoever shares the core may be let in between two looks. That is the one we wait for, and it is
+//! back in a moment - or a third, and we are the last in a queue of it, for milliseconds. Such a loss
+//! of the core is remembered for long.
 //!
 //! The words are one process's own; a fork copies them, and nothing depends on what they are.
 
@@ -16,8 +16,6 @@ use std::time::{Duration, Instant};
 
 use crate::sys::stream::yield_now;
 
-/// How long to look.
-const MOMENT: Duration = Duration::from_micros(40);
 /// The longest run of waits that sleep at once, after looks in vain.
 const PATIENCE: u32 = 256;
 /// Who is not let in again for as long has lost its core to a third.
@@ -26,8 +24,12 @@ const LOSS: Duration = Duration::from_micros(200);
 /// milliseconds, which is to be a small part of what these take.
 const LOSSES: (u32, u32) = (512, 1 << 14);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Pace {
+    /// How long to look.
+    moment: Duration,
+    /// Whether to let others in meanwhile: then a look may find what would wait for its end otherwise.
+    lets_in: bool,
     /// How many more waits are to sleep at once.
     skip: AtomicU32,
     /// How many the next vain look lets sleep at once.
@@ -37,6 +39,11 @@ pub(crate) struct Pace {
 }
 
 impl Pace {
+    pub(crate) fn new(moment: Duration, lets_in: bool) -> Self {
+        let none = AtomicU32::default;
+        Self { moment, lets_in, skip: none(), step: none(), loss: none() }
+    }
+
     /// Looks until `look` finds something, for a moment if that is worth while.
     pub(crate) fn spin<T>(&self, mut look: impl FnMut() -> Option<T>) -> Option<T> {
         let skip = self.skip.load(Relaxed);
@@ -44,12 +51,13 @@ impl Pace {
             self.skip.store(skip - 1, Relaxed);
             return None;
         }
-        if !has_cores() {
+        if cores() < 2 {
             return None;
         }
         let mut now = Instant::now();
-        let end = now + MOMENT;
+        let end = now + self.moment;
         while now < end {
+            let before = now;
             for _ in 0..4 {
                 (0..20).for_each(|_| std::hint::spin_loop());
                 if let Some(found) = look() {
@@ -58,8 +66,9 @@ impl Pace {
                     return Some(found);
                 }
             }
-            let before = Instant::now();
-            yield_now();
+            if self.lets_in {
+                yield_now();
+            }
             now = Instant::now();
             if now - before > LOSS {
                 self.rest(&self.loss, LOSSES);
@@ -77,9 +86,10 @@ impl Pace {
     }
 }
 
-fn has_cores() -> bool {
+/// The number of cores that this process may use.
+pub(crate) fn cores() -> usize {
     static CORES: OnceLock<usize> = OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from)) > 1
+    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 #[cfg(test)]
@@ -88,7 +98,7 @@ mod tests {
 
     /// Which of these looks were taken, until one lost the core to somebody else.
     fn looks(answers: &[Option<()>]) -> Option<Vec<bool>> {
-        let pace = Pace::default();
+        let pace = Pace::new(Duration::from_micros(40), true);
         let take = |answer: &Option<()>| {
             let mut looked = false;
             pace.spin(|| {
@@ -102,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_vain_look_is_followed_by_ever_longer_runs_of_none_and_a_good_one_ends_that() {
-        if !has_cores() {
+        if cores() < 2 {
             return;
         }
         let (mut answers, mut expected) = (Vec::new(), Vec::new());

@@ -19,6 +19,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
+use super::pace::cores;
 use super::stream::{Frame, Frames, Popper, Pusher, Sleepers, Stream, Words, count};
 use crate::error::{Error, Result};
 use crate::shm::SEGMENT;
@@ -468,11 +469,6 @@ impl std::fmt::Debug for Front<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Front").finish_non_exhaustive()
     }
-}
-
-fn cores() -> usize {
-    static CORES: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
-    *CORES.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
 fn less(count: &AtomicU32, by: u32) {

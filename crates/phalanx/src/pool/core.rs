@@ -14,11 +14,12 @@ use super::control::Terms;
 use super::engine::{Engine, Token};
 use super::group::{Group, Until};
 use super::limits::Limits;
-use super::shared::Shared;
+use super::shared::{LOOK, Shared};
 use super::staff::{Desk, Staff};
 use super::state::{Phase, State};
 use super::store::Store;
 use super::task::Task;
+use crate::channel::Pace;
 use crate::error::{Error, Result, is_shortage};
 use crate::process::Child;
 use crate::shm::{Region, Sleeper};
@@ -103,6 +104,7 @@ impl Core {
             generation: fork::generation(),
             region,
             control,
+            pace: Pace::new(LOOK, false),
             store,
             terms,
             event,

@@ -134,6 +134,11 @@ impl Scheduler {
         self.backlog.len() - self.ghosts.len()
     }
 
+    /// Workers that have something to do.
+    pub(crate) fn busy(&self) -> usize {
+        self.outstanding - self.backlog() - self.behind
+    }
+
     /// Do tasks wait behind others in a worker's queue?
     pub(crate) fn is_behind(&self) -> bool {
         self.behind > 0

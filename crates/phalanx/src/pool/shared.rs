@@ -9,7 +9,8 @@
 //! arms it whenever it leaves, unless `driven` is set; the driver sets `driven`, arms it for itself
 //! while it sleeps, and arms it for the engine thread when it leaves.
 //!
-//! Two things save most of the bells. A worker with more to do does not ring for each outcome: see
+//! A driver that has nothing to read looks at its bell for a moment before it sleeps, if a core is free
+//! for that ([`LOOK`]). Two things save most of the bells. A worker with more to do does not ring for each outcome: see
 //! [`LINGER`](super::worker::LINGER). And while threads drive again and again, as when results are
 //! awaited one by one, the engine thread comes by itself every [`SOON`], so a driver that leaves
 //! does not arm the doorbell for it (`expected`), unless others wait for it (`bystanders`).
@@ -28,6 +29,7 @@ use super::group::{Group, Until};
 use super::staff::Staff;
 use super::state::{Phase, State};
 use super::store::Store;
+use crate::channel::{Pace, cores};
 use crate::error::{Error, Result};
 use crate::shm::{Control, Region, Sleeper};
 use crate::sync::fault;
@@ -37,6 +39,9 @@ use crate::sys::{Event, fork, trim};
 /// When outcomes come thick and fast and nobody waits for them, the engine thread looks again
 /// after this instead of being woken for each.
 const SOON: Duration = Duration::from_micros(500);
+/// A driver looks for so long before it sleeps, if a core is free for that: a worker that was asleep
+/// answers a short task within it.
+pub(super) const LOOK: Duration = Duration::from_micros(100);
 /// How long the status of a child may lag behind its death.
 const STATUS_LAG: Duration = Duration::from_millis(50);
 
@@ -50,6 +55,8 @@ pub(crate) struct Shared {
     pub(super) state: Mutex<State>,
     /// Something that `ended` or `errand` waits for has happened.
     pub(super) changed: Condvar,
+    /// Whether a driver looks before it sleeps.
+    pub(super) pace: Pace,
     /// Where large arguments go.
     pub(super) store: Store,
     /// Of tasks that have none of their own.
@@ -282,12 +289,15 @@ impl Shared {
             if group.has(what) {
                 break true;
             }
-            if !self.arm(&mut state, Sleeper::OnWord) {
+            let looks = state.scheduler.busy() < cores();
+            let sleeper = if looks { Sleeper::Looking } else { Sleeper::OnWord };
+            if !self.arm(&mut state, sleeper) {
                 continue;
             }
             let next = [state.urgent(), deadline, state.linger()].into_iter().flatten().min();
             self.unlock(state);
-            let woken = self.control.doorbell().sleep(next);
+            let rung = looks && self.look();
+            let woken = if rung { Woken::Look } else { self.control.doorbell().sleep(next) };
             state = match self.lock() {
                 Ok(state) => state,
                 // Forked while asleep: not ours to drive.
@@ -314,6 +324,13 @@ impl Shared {
             self.event.ring();
         }
         found
+    }
+
+    /// Looks at the doorbell for a moment. False: it was not rung, and is armed for one who sleeps.
+    fn look(&self) -> bool {
+        let bell = self.control.doorbell();
+        let _ = self.pace.spin(|| bell.is_rung().then_some(()));
+        !bell.doze()
     }
 
     pub(super) fn sleep<'a>(

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use crate::channel::cores;
 use crate::shm::Control;
 use crate::sys::monotonic;
 
@@ -22,8 +23,7 @@ pub(crate) struct Spinner {
 impl Spinner {
     /// For the worker in this seat; `None` where no core is to spare.
     pub(crate) fn new(seat: usize) -> Option<Self> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let leases = (cores - 1).min(Control::leases());
+        let leases = (cores() - 1).min(Control::leases());
         (leases > 0).then(|| Self { lease: seat % leases })
     }
 

@@ -12,6 +12,7 @@
 //! | 0 | anyone | awake: nobody needs to be woken |
 //! | 1 | the sleeper | it sleeps on the word itself (futex) |
 //! | 2 | the sleeper | it sleeps in a poller: the pool's event wakes it |
+//! | 3 | the sleeper | it looks at the word for a moment, before it sleeps on it: nobody needs to wake it |
 //!
 //! A ringer that dies between its work and the bell leaves a sleeper asleep; its death is an
 //! event of its own, which the supervisor answers by looking.
@@ -25,6 +26,8 @@ pub(crate) enum Sleeper {
     OnWord = 1,
     /// In a poller, which watches the bell's event.
     InPoller = 2,
+    /// Not yet: it looks whether the bell is rung.
+    Looking = 3,
 }
 
 const AWAKE: u32 = 0;
@@ -55,6 +58,17 @@ impl Bell {
         self.word.store(AWAKE, Ordering::Relaxed);
     }
 
+    /// Has the bell been rung since it was armed?
+    pub(crate) fn is_rung(&self) -> bool {
+        self.word.load(Ordering::Acquire) == AWAKE
+    }
+
+    /// Who was looking will sleep on the word now. False: the bell has been rung.
+    pub(crate) fn doze(&self) -> bool {
+        let (looking, sleeping) = (Sleeper::Looking as u32, Sleeper::OnWord as u32);
+        self.word.compare_exchange(looking, sleeping, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
     /// Tells whom the caller, whose work is visible by now, has to wake: each armed sleeper is
     /// told to one ringer.
     #[must_use = "a sleeper that is not woken sleeps on"]
@@ -68,6 +82,7 @@ impl Bell {
         let mine = self.word.compare_exchange(seen, AWAKE, Ordering::AcqRel, Ordering::Relaxed);
         match mine.ok()? {
             1 => Some(Sleeper::OnWord),
+            3 => Some(Sleeper::Looking),
             // Anything else that a broken process may have written: the event is always safe.
             _ => Some(Sleeper::InPoller),
         }
@@ -84,12 +99,12 @@ impl Bell {
     /// Rings, and wakes a sleeper on the word; whom it could not wake is the caller's to wake.
     #[must_use = "a sleeper in a poller is the caller's to wake"]
     pub(crate) fn ring_and_wake(&self) -> Option<Sleeper> {
-        let sleeper = self.ring()?;
-        if sleeper == Sleeper::OnWord {
-            crate::sys::futex::wake(&self.word);
-            return None;
+        match self.ring()? {
+            Sleeper::OnWord => crate::sys::futex::wake(&self.word),
+            Sleeper::Looking => {}
+            Sleeper::InPoller => return Some(Sleeper::InPoller),
         }
-        Some(sleeper)
+        None
     }
 }
 
@@ -106,6 +121,18 @@ mod tests {
         assert_eq!(bell.ring(), None);
         bell.arm(Sleeper::InPoller);
         assert_eq!(bell.ring(), Some(Sleeper::InPoller));
+    }
+
+    #[test]
+    fn one_who_looks_is_not_woken_and_sleeps_only_if_the_bell_was_not_rung() {
+        let bell = Bell::new();
+        bell.arm(Sleeper::Looking);
+        assert!(!bell.is_rung());
+        assert_eq!(bell.ring_and_wake(), None);
+        assert!(bell.is_rung() && !bell.doze());
+        bell.arm(Sleeper::Looking);
+        assert!(bell.doze());
+        assert_eq!(bell.ring(), Some(Sleeper::OnWord));
     }
 }
 

@@ -170,6 +170,8 @@ proptest! {
             prop_assert!(backlog > 0 || it.scheduler.backlog.is_empty(), "a ghost at the front");
             let behind: usize = it.inboxes.iter().map(|q| q.len().saturating_sub(1)).sum();
             prop_assert_eq!(it.scheduler.behind, behind);
+            let busy = it.inboxes.iter().filter(|inbox| !inbox.is_empty()).count();
+            prop_assert_eq!(it.scheduler.busy(), busy);
         }
         it.finish_all();
     }

@@ -22,8 +22,9 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import logging
+    from typing import Any
 
-__all__ = ["debug", "error", "exit_in_words", "warning"]
+__all__ = ["debug", "error", "exit_in_words", "imported_logging", "warning"]
 
 _logger: logging.Logger | None = None
 
@@ -46,9 +47,16 @@ def error(message: str, *args: object) -> None:
         logger.error(message, *args)
 
 
+def imported_logging() -> Any | None:
+    """``logging``, if the program has it; not while some thread is importing it."""
+    module = sys.modules.get("logging")
+    unfinished = getattr(getattr(module, "__spec__", None), "_initializing", False)
+    return None if unfinished else module
+
+
 def _listener() -> logging.Logger | None:
     global _logger  # noqa: PLW0603
-    if _logger is None and (module := sys.modules.get("logging")) is not None:
+    if _logger is None and (module := imported_logging()) is not None:
         _logger = module.getLogger("phalanx")
         _logger.addHandler(module.NullHandler())
     return _logger

@@ -799,8 +799,8 @@ class Pool:
     def loan(self, len: int) -> Piece | None:
         """Room for ``len`` bytes of arguments; ``None`` if they are too few, or there is none."""
 
-    def broken(self) -> BaseException | None:
-        """Why it has ended before its time, if it has."""
+    def failure(self) -> str | None:
+        """Why it has ended before its time, if it has, and was not told to."""
 
     def close(self) -> None:
         """Accept no more tasks."""

@@ -26,9 +26,8 @@ cannot be pickled, its ``repr``.
 from __future__ import annotations
 
 import pickle
-import sys
 
-from . import _phalanx
+from . import _log, _phalanx
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ __all__ = ["handle", "levels", "send_to_parent"]
 
 def levels() -> dict[str, int] | None:
     """The levels of all loggers that have one; ``None`` if no record would be handled here."""
-    module = sys.modules.get("logging")
+    module = _log.imported_logging()
     if module is None:
         return None
     loggers: list[logging.Logger] = [module.root]

@@ -80,10 +80,12 @@ class BaseContext(_standard.BaseContext):
         **options: Unpack[PoolOptions],
     ) -> _Pool:
         """A pool of worker processes; see `phalanx.pool.Pool`."""
-        context = self.get_context()
-        context._warm_up()
-        from phalanx.pool import Pool
+        from phalanx import _interrupts
 
+        context = self.get_context()
+        with _interrupts.held():
+            context._warm_up()
+            from phalanx.pool import Pool
         return Pool(processes, initializer, initargs, maxtasksperchild, context=context, **options)
 
     def Pipe(self, duplex: bool = True) -> tuple[_Connection, _Connection]:
@@ -200,7 +202,7 @@ class BaseContext(_standard.BaseContext):
         return SimpleQueue(ctx=self.get_context())
 
     def _warm_up(self) -> None:
-        """Begin what takes a while before the first child can start."""
+        """Import what starts children, and begin what takes a while before the first can start."""
 
     def freeze_support(self) -> None:
         """In a frozen program that was started to be a child: be one, and exit."""
@@ -384,12 +386,18 @@ class ForkContext(BaseContext):
     _name = "fork"
     Process = ForkProcess
 
+    def _warm_up(self) -> None:
+        __import__("phalanx.popen_fork")
+
 
 class SpawnContext(BaseContext):
     """Children are fresh interpreters."""
 
     _name = "spawn"
     Process = SpawnProcess
+
+    def _warm_up(self) -> None:
+        __import__("phalanx.popen_spawn_posix")
 
 
 class ForkServerContext(BaseContext):
@@ -402,6 +410,7 @@ class ForkServerContext(BaseContext):
         from phalanx.forkserver import ensure_running
 
         ensure_running()
+        __import__("phalanx.popen_forkserver")
 
 
 class DefaultContext(BaseContext):

@@ -734,5 +734,5 @@ def _run_errands(
             kind, error, trace = sys.exc_info()
             thread = threading.current_thread()
             threading.excepthook(threading.ExceptHookArgs((kind, error, trace, thread)))
-    if (why := engine.broken()) is not None and not isinstance(why, ValueError):
-        _log.error("a pool has ended before its time: %s", str(why))
+    if (why := engine.failure()) is not None:
+        _log.error("a pool has ended before its time: %s", why)

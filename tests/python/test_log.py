@@ -1,5 +1,6 @@
 """What is told to ``logging``: launches, deaths, restarts; nothing unless somebody listens."""
 
+import importlib.machinery
 import logging
 import os
 import signal
@@ -7,9 +8,11 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import phalanx
 import pytest
+from phalanx import _log, _records
 from tasks import nothing, wait_until
 
 
@@ -261,3 +264,15 @@ if __name__ == "__main__":
 """)
     ran = subprocess.run([sys.executable, program], capture_output=True, text=True, check=True)
     assert (ran.stdout, ran.stderr) == ("_StderrHandler\n", "as it is\n")
+
+
+def test_a_logging_that_some_thread_is_importing_is_not_there_yet(monkeypatch):
+    unfinished = types.ModuleType("logging")
+    unfinished.__spec__ = importlib.machinery.ModuleSpec("logging", None)
+    unfinished.__spec__._initializing = True
+    monkeypatch.setitem(sys.modules, "logging", unfinished)
+    monkeypatch.setattr(_log, "_logger", None)
+    assert _records.levels() is None
+    _log.warning("nobody can be listening")
+    unfinished.__spec__._initializing = False
+    assert _log.imported_logging() is unfinished

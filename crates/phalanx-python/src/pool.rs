@@ -264,10 +264,11 @@ impl Pool {
         Ok(self.core.store().loan(len).map(Piece::lent))
     }
 
-    /// Why it has ended before its time, if it has.
-    fn broken(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+    /// Why it has ended before its time, if it has, and was not told to: in words, since an exception
+    /// cannot be made while the interpreter ends.
+    fn failure(&self, py: Python<'_>) -> PyResult<Option<String>> {
         let broken = self.core.broken().map_err(|e| raise(py, &e))?;
-        Ok(broken.map(|why| raise(py, &why).into_value(py).into_any()))
+        Ok(broken.filter(|why| !why.is_closed()).map(|why| why.to_string()))
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {

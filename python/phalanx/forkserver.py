@@ -11,6 +11,7 @@ the modules where the targets of its processes live. A program that is started a
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -104,13 +105,12 @@ class ForkServer:
     def _ask(
         self, template: _phalanx.Template, payload: bytes, fds: Sequence[int], hint: bytes
     ) -> _phalanx.Child:
-        try:
+        with contextlib.suppress(BrokenPipeError):
             return template.launch(payload, fds, hint)
-        except BrokenPipeError:
-            # It was killed, or one of the modules did not agree with it.
-            with self._lock:
-                template = self._running(unlike=template)
-            return template.launch(payload, fds)
+        # It was killed or interrupted, or one of the modules did not agree with it.
+        with self._lock:
+            template = self._running(unlike=template)
+        return template.launch(payload, fds)
 
     def note(self, module: str) -> None:
         """Children to come will need ``module``: the next launch tells the template."""

@@ -212,7 +212,8 @@ def main() -> int:
     }
     if args.again:
         earlier = json.loads(args.out.read_text())
-        results = earlier | {"again": [*earlier.get("again", []), results["command"]]}
+        again = [*earlier.get("again", []), results["command"]]
+        results = earlier | {"date": results["date"], "again": again}
     if args.rust:
         results["rust"], results["scheduler"] = rust.figures(), rust.scheduler()
     failed = False

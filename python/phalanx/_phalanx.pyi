@@ -398,8 +398,10 @@ class Template:
     def is_alive(self) -> bool:
         """Can it be asked: does it run, and is this not a forked child of its owner?"""
 
-    def launch(self, payload: bytes, fds: Sequence[int], hint: bytes | None = None) -> Child:
+    def launch(self, payload: bytes, fds: Sequence[int], hint: bytes | None = None) -> Child | None:
         """Have a child forked that is given ``payload`` and copies of ``fds``.
+
+        ``None``: it has ended.
 
         ``hint``, of at most 4000 bytes, is for the template itself.
         """

@@ -11,7 +11,7 @@ the modules where the targets of its processes live. A program that is started a
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import gc
 import os
 import signal
@@ -105,12 +105,15 @@ class ForkServer:
     def _ask(
         self, template: _phalanx.Template, payload: bytes, fds: Sequence[int], hint: bytes
     ) -> _phalanx.Child:
-        with contextlib.suppress(BrokenPipeError):
-            return template.launch(payload, fds, hint)
-        # It was killed or interrupted, or one of the modules did not agree with it.
-        with self._lock:
-            template = self._running(unlike=template)
-        return template.launch(payload, fds)
+        child = template.launch(payload, fds, hint)
+        if child is None:
+            # It was killed or interrupted, or one of the modules did not agree with it.
+            with self._lock:
+                template = self._running(unlike=template)
+            child = template.launch(payload, fds)
+        if child is None:
+            raise BrokenPipeError(errno.EPIPE, "the template process has died, and so did the next")
+        return child
 
     def note(self, module: str) -> None:
         """Children to come will need ``module``: the next launch tells the template."""

@@ -166,6 +166,8 @@ impl Template {
         self.0.is_alive()
     }
 
+    /// `None`: the template has ended. That is no exception, so that nobody is interrupted while he
+    /// handles one, and tells of both.
     #[pyo3(signature = (payload, fds, hint=None))]
     fn launch(
         &self,
@@ -173,11 +175,21 @@ impl Template {
         payload: &[u8],
         fds: Vec<RawFd>,
         hint: Option<&[u8]>,
-    ) -> PyResult<Child> {
-        let mut launch =
-            self.0.launch(payload, &fds, hint.unwrap_or_default()).map_err(|e| raise(py, &e))?;
-        let child = interruptible(py, None, |slice| launch.wait_until(slice))?;
-        child.map(Child::new).ok_or_else(|| PyValueError::new_err("asked twice"))
+    ) -> PyResult<Option<Child>> {
+        let has_ended = |error: &phalanx::Error| {
+            let errno = error.os_error().and_then(std::io::Error::raw_os_error);
+            errno == Some(libc::EPIPE)
+        };
+        let mut launch = match self.0.launch(payload, &fds, hint.unwrap_or_default()) {
+            Err(error) if has_ended(&error) => return Ok(None),
+            launch => launch.map_err(|e| raise(py, &e))?,
+        };
+        let child = interruptible(py, None, |slice| match launch.wait_until(slice) {
+            Err(error) if has_ended(&error) => Ok(Some(None)),
+            child => child.map(|child| child.map(Some)),
+        })?;
+        let child = child.ok_or_else(|| PyValueError::new_err("asked twice"))?;
+        Ok(child.map(Child::new))
     }
 
     fn stop(&self, py: Python<'_>, timeout: f64) -> PyResult<()> {

@@ -32,8 +32,8 @@ const PATIENCE: Duration = Duration::from_millis(1);
 /// About what it takes until a worker that slept has begun something.
 const WAKING: Duration = Duration::from_micros(50);
 
-/// Memory for a longer backlog than this goes back when there is none.
-const ROOMY: usize = 4096;
+/// Memory for more tasks than this goes back when there are none.
+pub(super) const ROOMY: usize = 4096;
 
 /// What the scheduler asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,9 @@
 //! while it sleeps, and arms it for the engine thread when it leaves.
 //!
 //! A driver that has nothing to read looks at its bell for a moment before it sleeps, if a core is free
-//! for that ([`LOOK`]). Two things save most of the bells. A worker with more to do does not ring for each outcome: see
+//! for that ([`LOOK`]).
+//!
+//! Two things save most of the bells. A worker with more to do does not ring for each outcome: see
 //! [`LINGER`](super::worker::LINGER). And while threads drive again and again, as when results are
 //! awaited one by one, the engine thread comes by itself every [`SOON`], so a driver that leaves
 //! does not arm the doorbell for it (`expected`), unless others wait for it (`bystanders`).

@@ -15,7 +15,7 @@ use super::core::Errand;
 use super::group::Group;
 use super::limits::{Limits, Watch};
 use super::parcel::Packed;
-use super::scheduler::{Command, Scheduler};
+use super::scheduler::{Command, ROOMY, Scheduler};
 use super::staff::{Desk, Freight, Mail, Staff};
 use super::task::{Code, Outcome, Task, to_owner};
 use super::vacancies::Vacancies;
@@ -31,8 +31,6 @@ const STILLBORN: u32 = 3;
 /// ... or after so many, if it has had one that was ready: then something from outside kills them.
 const BESET: u32 = 20;
 
-/// Memory for more tasks than this goes back when there are none.
-const ROOMY: usize = 4096;
 /// After more tasks than this at a time, the allocator is asked to give back what it keeps.
 const FLOOD: usize = 1 << 16;
 
@@ -263,11 +261,14 @@ impl State {
         Self::entry(&self.tasks, task)?;
         let entry = self.tasks.remove((task & 0xffff_ffff) as usize);
         if self.tasks.is_empty() && self.tasks.capacity() > ROOMY {
-            self.flooded |= self.tasks.capacity() > FLOOD;
+            if self.tasks.capacity() > FLOOD {
+                self.flooded = true;
+                self.tidy_later();
+            }
             self.tasks.shrink_to_fit();
         }
         self.control.forget(task, &entry.terms());
-        if entry.packed.slots.is_some() || self.flooded {
+        if entry.packed.slots.is_some() {
             self.tidy_later();
         }
         Some(entry)
